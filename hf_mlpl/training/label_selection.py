@@ -7,7 +7,8 @@ any number of processes selects the same ones.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ SMOOTHING = 1e-3  # added to the share of each class, so that rare ones change l
 LARGEST_SHIFT = 5.0  # nats
 RATE = 0.1  # of the running mean, for each update
 NUM_COMPARED = 300  # labels of a language, the last ones, among which a new one is ranked
+
+
+class TeacherLabel(NamedTuple):
+    """Holds a label, the language of its utterance, and the counts (V,) that `ClassPrior` expects, if it is used."""
+
+    language: str
+    hypothesis: Hypothesis
+    counts: np.ndarray | None = None
 
 
 class ClassPrior:
@@ -74,13 +83,14 @@ class ClassPrior:
         ratio = np.log((target + SMOOTHING) / (self.expected[language] + SMOOTHING))
         return self.strength * np.where(target > 0, ratio.clip(-LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
 
-    def update(self, counts: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Takes the expected counts (V,) of an update's utterances, with their languages."""
-        sums: dict[str, np.ndarray] = defaultdict(float)
-        for language, count in counts:
-            sums[language] = sums[language] + count
-        for language, total in sums.items():
-            if language in self.expected and total.sum() > 0:
+    def update(self, labels: Sequence[TeacherLabel]) -> None:
+        """Takes the expected counts of an update's labels."""
+        for language, shares in self.transcribed.items():
+            total = np.zeros_like(shares)
+            for label in labels:
+                if label.language == language and label.counts is not None:
+                    total += label.counts
+            if total.any():
                 self.expected[language] += RATE * (total / total.sum() - self.expected[language])
 
     def state_dict(self) -> dict:
@@ -101,8 +111,8 @@ class ConfidentLabels:
         self.first_share = first_share
         self.scores: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=NUM_COMPARED))  # by language
 
-    def select(self, labels: Sequence[tuple[str, Hypothesis]], progress: float) -> list[bool]:
-        """Says of each label of an update, with its language, whether it is learned; empty ones never are.
+    def select(self, labels: Sequence[TeacherLabel], progress: float) -> list[bool]:
+        """Says of each label of an update whether it is learned; an empty one is not, unless all are.
 
         Args:
             progress: share of slimIPL's updates that are over.
@@ -110,13 +120,12 @@ class ConfidentLabels:
         share = self.first_share + (1 - self.first_share) * progress
         if share >= 1:
             return [True] * len(labels)
-        scores = [hypothesis.letter_log_prob for _, hypothesis in labels]
-        for (language, _), score in zip(labels, scores, strict=True):
-            self.scores[language].append(score)
-        bounds = {language: np.quantile(self.scores[language], 1 - share) for language in {name for name, _ in labels}}
+        for label in labels:
+            self.scores[label.language].append(label.hypothesis.letter_log_prob)
+        bounds = {language: float(np.quantile(scores, 1 - share)) for language, scores in self.scores.items()}
         return [
-            score >= bounds[language] and bool(hypothesis.text)
-            for (language, hypothesis), score in zip(labels, scores, strict=True)
+            bool(label.hypothesis.text) and label.hypothesis.letter_log_prob >= bounds[label.language]
+            for label in labels
         ]
 
     def state_dict(self) -> dict:

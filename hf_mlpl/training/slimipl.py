@@ -19,7 +19,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, compress, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ from ..stop_signal import outlive_signals
 from ..training_config import SlimIplConfig
 from .label_health import LabelHealth
 from .label_probe import LabelProbes
-from .label_selection import ClassPrior, ConfidentLabels
+from .label_selection import ClassPrior, ConfidentLabels, TeacherLabel
 from .log import TrainingLog
 from .trained_weights import copy_of_trained, host_copy_of_trained, load_trained, save_trained
 
@@ -251,32 +251,29 @@ class SlimIpl:
         """
         was_training = self.teacher.training
         self.teacher.eval()
-        judged = []
         with unsharded(self.teacher):
-            for batch in batches:
-                hypotheses, counts = self._decode(batch)
-                fits = [min_ctc_frames(self.ctc.label_ids(each.text)) <= each.num_frames for each in hypotheses]
-                judged.append(list(zip(hypotheses, fits, counts, strict=True)))  # `surround` adds tokens
+            batches_of_labels = [self._decode(batch) for batch in batches]
         self.teacher.train(was_training)
-        by_process = gather_object([judged])  # batches are shared out one by one
-        in_order = [batch for batches in zip_longest(*by_process, fillvalue=()) for batch in batches]
-        judged = [label for batch in in_order for label in batch]
-        languages = [self.languages[hypothesis.row] for hypothesis, _, _ in judged]
-        if self.config.prior_strength:
-            self.prior.update((language, count) for language, (_, _, count) in zip(languages, judged, strict=True))
-        labels = [(name, each) for name, (each, fits, _) in zip(languages, judged, strict=True) if fits]
-        self.health.unfit += len(judged) - len(labels)
+        # Processes share out the batches one by one: this is their order.
+        by_turns = zip_longest(*gather_object([batches_of_labels]), fillvalue=())
+        made: list[TeacherLabel] = list(chain.from_iterable(chain.from_iterable(by_turns)))
+        self.prior.update(made)
+        fitting = [label for label in made if self._fits(label.hypothesis)]
+        self.health.unfit += len(made) - len(fitting)
         progress = (self.plan.update - self.config.start_update) / max(self.max_updates - self.config.start_update, 1)
-        selected = self.confident.select(labels, progress)
-        labels = [label for (_, label), is_selected in zip(labels, selected, strict=True) if is_selected]
+        selected = self.confident.select(fitting, progress)
+        labels = [label.hypothesis for label in compress(fitting, selected)]
         self.health.add((self.utterances[label.row], label) for label in labels)
         return {self.ids[label.row]: label.text for label in labels}
 
-    def _decode(self, batch: SpeechBatch) -> tuple[list[Hypothesis], list[np.ndarray | None]]:
-        """Returns the teacher's labels of a batch, and what `prior` counts of each."""
-        if not self.config.prior_strength:
-            return (hypotheses := decode_batch(self.teacher, self.ctc, batch)), [None] * len(hypotheses)
-        languages, counts = [self.languages[row] for row in batch.indices], []
+    def _fits(self, label: Hypothesis) -> bool:
+        """Returns whether CTC can learn a label, to whose text `surround` may add tokens."""
+        return min_ctc_frames(self.ctc.label_ids(label.text)) <= label.num_frames
+
+    def _decode(self, batch: SpeechBatch) -> list[TeacherLabel]:
+        """Returns the teacher's labels of a batch."""
+        languages: list[str] = [self.languages[row] for row in batch.indices]
+        counts: list[np.ndarray | None] = []
 
         def shift(log_probs: torch.Tensor, num_frames: torch.Tensor, first: int) -> torch.Tensor:
             if not languages:  # the silence of a batch without readable utterances
@@ -285,7 +282,9 @@ class SlimIpl:
             counts.extend(new)
             return shifted
 
-        return decode_batch(self.teacher, self.ctc, batch, shift), counts
+        hypotheses = decode_batch(self.teacher, self.ctc, batch, shift if self.config.prior_strength else None)
+        counts = counts or [None] * len(hypotheses)
+        return [TeacherLabel(*label) for label in zip(languages, hypotheses, counts, strict=True)]
 
     def _store(self, labels: dict[str, str]) -> None:
         """Keeps this process's part of the labels."""

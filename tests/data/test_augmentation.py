@@ -196,7 +196,7 @@ CHANGE = SpecAugmentConfig(
 
 
 def normalized(lengths, seed=0):
-    """Returns features (B, T, 40) as extractors make them: mean 0 and deviation 1 over each utterance, 0 in padding."""
+    """Returns features (B, T, 40) as extractors make them: mean 0 and deviation 1 of each utterance, 0 in padding."""
     features = torch.zeros(len(lengths), max(lengths), 40)
     for row, length in zip(features, lengths, strict=True):
         speech = torch.randn(length, 40, generator=generator(seed)).cumsum(dim=1)

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from hf_mlpl.inference.decoding import Hypothesis
-from hf_mlpl.training.label_selection import NUM_COMPARED, ClassPrior, ConfidentLabels
+from hf_mlpl.training.label_selection import NUM_COMPARED, ClassPrior, ConfidentLabels, TeacherLabel
 
 BLANK = 3
 
@@ -58,8 +58,9 @@ def test_shifts_bring_the_labels_nearer_to_the_frequencies_of_transcripts():
         return total / total.sum()
 
     before = shares()
+    counts = alignment.shifted(log_probs, frames, languages)[1]
     for _ in range(100):
-        alignment.update(zip(languages, alignment.shifted(log_probs, frames, languages)[1], strict=True))
+        alignment.update([TeacherLabel("nl", Hypothesis(0), count) for count in counts])
     after = shares()
     target = np.array([1, 1, 1, 0]) / 3
     assert np.abs(after - target).max() < 0.6 * np.abs(before - target).max()
@@ -75,7 +76,7 @@ def test_nothing_is_shifted_without_strength_or_transcripts():
 
 def test_an_interrupted_prior_goes_on():
     one, other = prior(["abc"]), prior(["abc"])
-    counts = [("nl", np.array([3.0, 1.0, 0.5, 0.0]))]
+    counts = [TeacherLabel("nl", Hypothesis(0), np.array([3.0, 1.0, 0.5, 0.0]))]
     one.update(counts)
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
     one.update(counts)
@@ -83,35 +84,35 @@ def test_an_interrupted_prior_goes_on():
     assert np.array_equal(one.shift("nl", BLANK + 1), other.shift("nl", BLANK + 1))
 
 
-def label(score, text="abcd", frames=8):
-    return Hypothesis(row=0, text=text, num_frames=frames, letter_log_prob=score)
+def label(score, language="nl", text="abcd"):
+    return TeacherLabel(language, Hypothesis(row=0, text=text, num_frames=8, letter_log_prob=score))
 
 
 def test_the_surest_labels_of_each_language_are_selected():
     scores = np.random.default_rng(0).normal(-1, 0.3, 200)
     choice = ConfidentLabels(first_share=0.5)
-    labels = [("nl", label(score)) for score in scores] + [("pt", label(score - 5)) for score in scores]
+    labels = [label(score) for score in scores] + [label(score - 5, "pt") for score in scores]
     selected = choice.select(labels, progress=0.0)
     assert selected == [*(scores >= np.median(scores)), *(scores >= np.median(scores))]
-    assert choice.select([("nl", label(-9.0)), ("nl", label(-0.01))], progress=0.0) == [False, True]
+    assert choice.select([label(-9.0), label(-0.01)], progress=0.0) == [False, True]
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.3), (0.5, 0.65), (1.0, 1.0)])
 def test_the_share_grows_evenly(progress, share):
     scores = np.random.default_rng(0).normal(-1, 0.3, NUM_COMPARED)
-    selected = ConfidentLabels(first_share=0.3).select([("nl", label(score)) for score in scores], progress)
+    selected = ConfidentLabels(first_share=0.3).select([label(score) for score in scores], progress)
     assert sum(selected) == pytest.approx(share * NUM_COMPARED, abs=1)
 
 
 def test_empty_labels_are_learned_only_where_all_are():
-    labels = [("nl", label(-1.0)), ("nl", Hypothesis(row=1, num_frames=8, letter_log_prob=-1e-6))]
+    labels = [label(-1.0), label(-1e-6, text="")]
     assert ConfidentLabels(first_share=0.9).select(labels, 0.5)[1] is False
     assert ConfidentLabels(first_share=1.0).select(labels, 0.5) == [True, True]
 
 
 def test_an_interrupted_selection_goes_on():
     one, other = ConfidentLabels(0.5), ConfidentLabels(0.5)
-    one.select([("nl", label(score)) for score in np.linspace(-2, 0, 400)], 0.0)
+    one.select([label(score) for score in np.linspace(-2, 0, 400)], 0.0)
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
-    later = [("nl", label(score)) for score in np.linspace(-1.5, 0, 9)]
+    later = [label(score) for score in np.linspace(-1.5, 0, 9)]
     assert one.select(later, 0.1) == other.select(later, 0.1)
