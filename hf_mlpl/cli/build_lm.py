@@ -65,8 +65,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     split = _split(options)
     is_used = of_people_and_teachers if options.pseudo_labels else of_people
     texts = read_sentences(options.texts, split, options.languages, is_used)
-    if missing := sorted(set(options.languages or ()) - set(texts)) or not texts:
-        of = "" if missing is True else f" in {', '.join(missing)}"
+    missing = sorted(set(options.languages or ()) - set(texts))
+    if missing or not texts:
+        of = f" in {', '.join(missing)}" if missing else ""
         raise ValueError(
             f"{', '.join(options.texts)}: no text by people{of} is there; --pseudo-labels also uses those of teachers"
         )

@@ -138,7 +138,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         rows = [row for row, text in enumerate(texts) if text is None or normalize_text(text) not in seen]
         dataset = dataset.select(rows)
     evaluate = partial(_evaluate, options, accelerator, model, processor, dataset)
-    weights = options.lm_weight if options.lm is not None else [None]
+    weights: list = options.lm_weight if options.lm is not None else [None]
     tried = _try_weights(evaluate, weights, accelerator.is_main_process) if len(weights) > 1 else []
     best = min(tried[1:], key=lambda trial: trial["cer"])["lm_weight"] if tried else weights[0]
     results = evaluate(best, hypotheses_path(options.output))

@@ -177,7 +177,7 @@ class BeamSearchDecoder:
         Args:
             blocks: successive log-probabilities (n, V) of the classes, finite and in float32.
         """
-        finder, tokens, words, num_frames = self._new_search(), [], [], 0
+        finder, tokens, words, num_frames = self._new_search(), list[int](), list[int](), 0
         finder.decode_begin()
         for block in blocks:
             block = np.ascontiguousarray(block)

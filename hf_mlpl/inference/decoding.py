@@ -251,8 +251,9 @@ class PieceBatches(IterableDataset):
         problems: dict[int, str],
         extraction: Stopwatch,
     ) -> PieceBatch:
-        columns = map(list, zip(*items, strict=True)) if items else ([] for _ in range(5))
-        features, rows, language_ids, pieces, locales = columns
+        features, rows, language_ids, pieces, locales = (
+            map(list, zip(*items, strict=True)) if items else ([], [], [], [], [])
+        )
         with extraction:
             padded, mask = pad(features or [self.ctc.extract(np.empty(0, np.float32))])
         tensors = padded, mask[: len(features)], None, torch.tensor(language_ids)
@@ -368,7 +369,7 @@ def _searched(paths: list[GreedyPath], search: PathSearch | None, locale: str | 
     """Returns the paths of an utterance's pieces, with the labels that a search finds for all of them together."""
     if search is None:
         return paths
-    candidates = join_candidates([path.candidates for path in paths])
+    candidates = join_candidates([path.candidates for path in paths if path.candidates is not None])
     if (labels := search.path(locale, candidates)) is None:
         return paths
     ends = np.cumsum([len(path.labels) for path in paths])[:-1]

@@ -64,7 +64,7 @@ class LabelSearch:
 
     def path(self, language: str | None, candidates: Candidates) -> np.ndarray | None:
         """Returns the labels (S,) of the best path; None in a language without a model, and for infinite outputs."""
-        decoder = self.decoders.get(language)
+        decoder = None if language is None else self.decoders.get(language)
         if decoder is None or not np.isfinite(candidates.log_probs[:, 0]).all():
             return None
         return decoder.find_path(self._blocks(candidates)).astype(np.int32)

@@ -99,11 +99,11 @@ def estimate(units: list[str], numbers: np.ndarray, order: int) -> NgramModel:
         raise ValueError("there are no texts")
     counts = np.bincount(numbers, minlength=len(units)).astype(float)
     counts[START] = 0
-    types = np.count_nonzero(counts)
-    probs = (counts + types / (len(units) - 1)) / (counts.sum() + types)
+    num_types = np.count_nonzero(counts)
+    probs = (counts + num_types / (len(units) - 1)) / (counts.sum() + num_types)
     probs[START] = 10**START_LOG_PROB
     keys, suffixes = np.arange(len(units), dtype=np.int64), np.zeros(len(units), np.int64)
-    orders, found = [], numbers.astype(np.int64)
+    orders, found = list[Ngrams](), numbers.astype(np.int64)
     for _ in range(order - 1):
         if len(keys) * len(units) > MOST_NGRAMS:
             raise ValueError(f"{len(keys):,} n-grams and {len(units):,} units are too many; choose a lower order")
