@@ -330,7 +330,11 @@ def test_a_file_that_holds_no_settings_is_reported(load, text):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path.parent.name != "accelerate"],
+    [
+        path
+        for path in sorted((ROOT / "recipes").rglob("*.yaml"))
+        if path.parent.name != "accelerate" and path.name != "corpora.yaml"
+    ],
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_every_stage_of_the_recipes_loads(path):

@@ -20,6 +20,12 @@ worse, and auto_stop is not set. A line for each language says what was done:
 Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages, and what
 chose their teachers.
 
+With --lm the labels are found by beam search, with a language model of the transcripts (`hf-mlpl build-lm`), as
+`hf-mlpl pseudo-label --lm` does; slimIPL itself decodes greedily:
+
+    hf-mlpl build-lm runs/demo/data/train.parquet --output runs/demo/lm
+    hf-mlpl language-finetune recipes/demo/language_finetune.yaml --labels runs/demo/labels --lm runs/demo/lm
+
 With --push-to-hub user/voxpopuli-pl the labels of each language are pushed to that data set as soon as they are made
 (`hf-mlpl publish-labels`); it is created as private if the settings have `hub_private_repo`.
 """
@@ -59,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='command that starts the training and labelling of a language, such as "accelerate launch --config_file '
         'FILE", or python for one process; default: %(default)s',
     )
+    parser.add_argument(
+        "--lm", metavar="PATH", help="language model from `hf-mlpl build-lm`, or a folder of them, for the labels"
+    )
+    parser.add_argument("--lm-weight", type=float, metavar="W", help="its weight; default: that of `pseudo-label`")
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_allow_collapsed_argument(parser)
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
@@ -68,6 +78,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_json
     from ..remote_path import output_path
 
+    if options.lm_weight is not None and not options.lm:
+        parser.error("--lm-weight is for --lm")
     options.labels = output_path(options.labels)
     failed, complete, choices = [], {}, {}
     for language in _trainable_languages(options):
@@ -257,7 +269,10 @@ def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:
     if not _is_labelled(labels):
         data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]
         model = ["--model", _choice(language, options).model]
-        commands.append([*_launch(options), "pseudo-label", *model, *data, *_dtype(config), *allow_collapsed])
+        search = ["--lm", options.lm] if options.lm else []
+        search += [] if options.lm_weight is None else ["--lm-weight", f"{options.lm_weight:g}"]
+        label = ["pseudo-label", *model, *data, *_dtype(config), *search, *allow_collapsed]
+        commands.append([*_launch(options), *label])
     if options.push_to_hub:
         private = ["--private"] if config.hub_private_repo else []
         publish = ["publish-labels", str(labels), "--repo", options.push_to_hub, *private, *allow_collapsed]

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 low_resource="nl pt ro sv-SE"
 run=runs/demo
 launch="accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1"
+search=() # greedy labels, without flashlight's beam search
 source recipes/demo/steps.bash recipes/demo/run.sh $run/logs
 
 name=20190115-0900-PLENARY_ro # of a recording without a label, four minutes long
@@ -34,7 +35,12 @@ say "    Words run together, because this synthetic speech has no pauses between
 
 step 300 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
-python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch"
+if python -c "import flashlight.lib.text" 2>/dev/null; then # there is none for Python 3.13 yet
+    python recipes/build_lm.py $run/data/train.parquet --output $run/lm
+    search=(--lm $run/lm --lm-weight 0.8)
+fi
+python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch" \
+    "${search[@]}"
 
 step 95 mixed "Stage 4, first part: train the supervised model further on labels and pseudo-labels"
 $launch recipes/train.py recipes/demo/mixed.yaml

@@ -114,7 +114,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     given.models = given.models or "supervised control final oracle"
     given.evaluate = given.evaluate or (None if corpus["test_speakers"] else "dev")
     options = proof.parser().parse_args([str(output / "data"), str(output / "proof"), language, *seeds])
-    return proof.run(argparse.Namespace(**vars(options) | vars(given) | {"output": options.output}))
+    return proof.run(
+        argparse.Namespace(**vars(options) | vars(given) | {"output": options.output, "seeds": options.seeds})
+    )
 
 
 def _prepare(table: Path, language: str, corpus: dict, output: Path) -> int:

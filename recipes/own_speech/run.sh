@@ -57,9 +57,13 @@ fi
 python recipes/estimate.py "${stages[@]}" --labels $run/labels --launch "$launch" > /dev/null # what is missing is found now
 
 $launch recipes/train.py "${supervised[@]}"
-models=supervised
+models=supervised search=() # labels are greedy, but for a new model of characters
 if [[ -e $data/unlabelled.parquet ]]; then
-    python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/labels --launch "$launch"
+    if [[ $machine == laptop ]] && python -c "import flashlight.lib.text" 2>/dev/null; then # the extra lm
+        python recipes/build_lm.py "$data/train.parquet" --output $run/lm
+        search=(--lm $run/lm --lm-weight 0.8)
+    fi
+    python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/labels --launch "$launch" "${search[@]}"
     $launch recipes/train.py "${mixed[@]}"
     $launch recipes/train.py "${final[@]}"
     models="supervised final"

@@ -39,7 +39,7 @@ Transcripts lie beside the results of each model, OUTPUT/SEED/NAME.dev.hypothese
 NAME.hypotheses.parquet).
 
 Environment variables set the defaults of the options of the same name: launch, models, updates, later_updates,
-batch_seconds, start, settings.
+batch_seconds, start, settings, lm_weight.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from glob import glob
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -58,6 +59,7 @@ from hf_mlpl.cli.errors import exit_status
 ACCELERATE = "accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1"
 CHOOSING = "supervised control final oracle"  # models beside variants
 SPLITS = ("dev", "test")
+LM_WEIGHT = 0.8 if find_spec("flashlight") else 0.0  # of 0.3 to 1.2, best for digits and for synthetic speech
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,13 +87,21 @@ def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, bat
     parser.add_argument("--jobs", type=_positive, help="jobs at a time; default: a job for each core, if one process")
     parser.add_argument("--models", default=_env("models"), help="default: all above, or those beside variants")
     add_length(parser, "updates", _positive, updates, "of stage 1")
-    help_text = "of the control, of both halves of stage 4 together; slimIPL has 3 for 5 of them"
+    help_text = "of the control, and of both parts of stage 4 together; slimIPL has 3 for 5 of them"
     add_length(parser, "later_updates", _five, 1000, help_text)
     add_length(parser, "batch_seconds", _seconds, batch_seconds, "of speech in a micro-batch")
     parser.add_argument(
         "--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny"
     )
     parser.add_argument("--settings", default=_env("settings") or "", help='for all stages: "name=value name=value"')
+    parser.add_argument(
+        "--lm-weight",
+        type=_weight,
+        default=_env("lm_weight") or LM_WEIGHT,
+        metavar="W",
+        help="of a language model of the transcripts, with which slimIPL's models label; 0: greedily; default: 0.8, "
+        "or 0 without flashlight-text",
+    )
     launch = _env("launch") or "python"
     help_text = f'command that starts trainings; default: python, one process each; "{ACCELERATE}" starts two'
     parser.add_argument("--launch", default=launch, help=help_text)
@@ -121,12 +131,16 @@ def _whole(text: str) -> int:
     return _number(text, int, 0, "a whole number, 0 or more, such as 0 1 2")
 
 
+def _weight(text: str) -> float:
+    return _number(text, float, 0, "a number, 0 or more")
+
+
 def _positive(text: str) -> int:
     return _number(text, int, 1, "a whole number, 1 or more")
 
 
 def _five(text: str) -> int:
-    return _number(text, int, 5, "a whole number, 5 or more, of which stages have 3 for 5 and 2 for 5")
+    return _number(text, int, 5, "a whole number, 5 or more, of which stages have fifths")
 
 
 def _seconds(text: str) -> float:
@@ -223,6 +237,7 @@ def _options(given: argparse.Namespace):
         settings=tuple(shlex.split(given.settings)),
         launch=tuple(shlex.split(given.launch)),
         has_known_texts=has_known_texts,
+        lm_weight=given.lm_weight,
     )
 
 

@@ -44,12 +44,13 @@ class Options:
     split: str = "test"
     variants: tuple[Variant, ...] = ()
     updates: int = 2000  # of stage 1
-    later_updates: int = 1000  # of the control, and of both halves of stage 4 together
+    later_updates: int = 1000  # of the control, and of both parts of stage 4 together
     batch_seconds: float = 15
     start: str = "tiny"
     settings: tuple[str, ...] = ()  # in addition to those of all stages
     launch: tuple[str, ...] = ("python",)
     has_known_texts: bool = True  # of the unlabelled speech
+    lm_weight: float = 0.0  # of language models of the transcripts, with which labels are found; 0: they are greedy
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,10 @@ class _SeedPlan:
             f"unlabelled=[{self.unlabelled}]",
             *variant.settings.get("language_finetune", ()),
         ]
+        search, needs = [], supervised.jobs
+        if options.lm_weight:
+            search = ["--lm", self._language_models(), "--lm-weight", f"{options.lm_weight:g}"]
+            needs = (*needs, "lm")
         key = self._key("language_finetune", [*settings, "language=any"])
         labels = f"{self.run}/{self._name('labels', key, variant)}"
         model = f"{self.run}/{self._name('{language}', key, variant)}"
@@ -283,14 +288,14 @@ class _SeedPlan:
             "--labels",
             labels,
         ]
-        command += ["--launch", shlex.join(self.launch), *settings, "--languages"]
+        command += ["--launch", shlex.join(self.launch), *search, *settings, "--languages"]
         teachers = {}
         for language in options.languages:
             folder = model.replace("{language}", language)
             check_same_config(load_config(_yaml("language_finetune"), [*settings, language_setting(language)]), [])
             name = f"{folder.removeprefix(self.run + '/')}.labels"
             done = f"{labels}/{language}/complete.json"
-            made = self._add(name, "language_finetune", [*command, language], done, supervised.jobs)
+            made = self._add(name, "language_finetune", [*command, language], done, needs)
             teachers[language] = Made(f"{folder}/model", made.jobs)
         jobs = tuple(job for teacher in teachers.values() for job in teacher.jobs)
         if len(teachers) > 1:  # each language has written counts of its own alone to labels/complete.json
@@ -299,6 +304,22 @@ class _SeedPlan:
             command += options.languages
             jobs = self._add(name, "labels", command, counted, jobs, is_whole=is_whole).jobs
         return Labels(f"{labels}/*/labels.parquet", jobs, f"{labels}.json"), teachers
+
+    def _language_models(self) -> str:
+        """Adds the job that makes a language model of each language's transcripts; returns their folder."""
+        folder, languages = Path(f"{self.options.output}/lm"), self.options.languages
+        command = (
+            sys.executable,
+            "-m",
+            "hf_mlpl",
+            "build-lm",
+            *_files(self.options, "train"),
+            "--output",
+            str(folder),
+        )
+        is_whole = partial(_has_language_models, folder, languages)
+        self.plan.jobs.setdefault("lm", Job("lm", "lm", command, folder, is_whole=is_whole))
+        return str(folder)
 
     def _label(self, teachers: dict[str, Made], options: Sequence[str]) -> Labels:
         """Adds jobs that label each language with a model."""
@@ -381,6 +402,10 @@ def _yaml(stage: str) -> str:
 
 def _has_languages(counts: Path, languages: Sequence[str]) -> bool:
     return set(languages) <= read_json(counts, languages=dict)["languages"].keys()
+
+
+def _has_language_models(folder: Path, languages: Sequence[str]) -> bool:
+    return all((folder / f"{language}.arpa").exists() for language in languages)
 
 
 def _share(updates: int, share: tuple[int, int]) -> int:

@@ -111,7 +111,7 @@ def test_own_baselines_are_trained_where_they_are_asked_for(plan_of):
     assert settings_of(jobs["0/control"]).learning_rate == 0.001
 
 
-def test_the_recipe_has_the_updates_and_names_of_the_script_that_this_was(plan_of, tmp_path):
+def test_the_recipe_has_these_updates_and_names(plan_of, tmp_path):
     plan = plan_of(models=MODELS, split="test", settings=("log_every=7",), start="base")
     trained = {name: settings_of(job) for name, job in plan.jobs.items() if "train" in job.command[:5]}
     updates = {name: config.max_updates for name, config in trained.items()}
@@ -120,11 +120,11 @@ def test_the_recipe_has_the_updates_and_names_of_the_script_that_this_was(plan_o
         "0/control": 1000,
         "0/at_once": 1000,
         "0/scratch_mixed": 2000,
-        "0/scratch": 400,
-        "0/final_mixed": 600,
-        "0/final": 400,
-        "0/oracle_mixed": 600,
-        "0/oracle": 400,
+        "0/scratch": 200,
+        "0/final_mixed": 800,
+        "0/final": 200,
+        "0/oracle_mixed": 800,
+        "0/oracle": 200,
     }
     assert trained["0/supervised"].model == "base" and trained["0/scratch_mixed"].model == "tiny"
     assert all(config.log_every == 7 and config.max_batch_seconds == 15 for config in trained.values())
@@ -135,6 +135,24 @@ def test_the_recipe_has_the_updates_and_names_of_the_script_that_this_was(plan_o
     assert config.output_dir == str(tmp_path / "out" / "0" / "hr")
     assert plan.jobs["0/hr.labels"].result == tmp_path / "out" / "0" / "labels" / "hr" / "complete.json"
     assert plan.results["final"][0] == tmp_path / "out" / "0" / "final.json"
+    assert "lm" not in plan.jobs and "--lm" not in stage_2
+
+
+def test_labels_need_language_models_that_are_made_once(plan_of, tmp_path):
+    plan = plan_of(models=("supervised", "final"), lm_weight=0.8)
+    job, stage_2 = plan.jobs["lm"], plan.jobs["0/hr.labels"]
+    assert "lm" in stage_2.needs and [name for name, each in plan.jobs.items() if "build-lm" in each.command] == ["lm"]
+    assert stage_2.command[(at := stage_2.command.index("--lm")) : at + 4] == (
+        "--lm",
+        str(job.result),
+        "--lm-weight",
+        "0.8",
+    )
+    job.result.mkdir(parents=True)
+    (job.result / "hr.arpa").touch()
+    assert not job.is_complete()  # another language has none yet
+    (job.result / "sl.arpa").touch()
+    assert job.is_complete()
 
 
 def test_what_an_earlier_command_completed_is_complete(plan_of, tmp_path):
