@@ -15,6 +15,7 @@ from .candidates import Candidates
 
 SUFFIXES = (".arpa", ".bin")  # of language models in a folder, which is named by language
 BLOCK = 1000  # frames that are searched at a time
+HASHED_BYTES = 2**20  # at a time
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ def _hash(files: Mapping[str, Path]) -> str:
     """Returns 12 digits of a SHA-256 of the content of language models and their languages."""
     digest = hashlib.sha256()
     for language, path in sorted(files.items()):
+        content = hashlib.sha256()
         with open(path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{language} {content}\n".encode())
+            while block := file.read(HASHED_BYTES):
+                content.update(block)
+        digest.update(f"{language} {content.hexdigest()}\n".encode())
     return digest.hexdigest()[:12]
