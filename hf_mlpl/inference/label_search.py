@@ -15,6 +15,7 @@ from .candidates import Candidates
 
 SUFFIXES = (".arpa", ".bin")  # of language models in a folder, which is named by language
 BLOCK = 1000  # frames that are searched at a time
+HASHED_BYTES = 2**20  # at a time
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ def _hash(files: Mapping[str, Path]) -> str:
     """Returns 12 digits of a SHA-256 of the content of language models and their languages."""
     digest = hashlib.sha256()
     for language, path in sorted(files.items()):
-        digest.update(f"{language} {path.stat().st_size}\n".encode())
+        content = hashlib.sha256()
         with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+            while block := file.read(HASHED_BYTES):
+                content.update(block)
+        digest.update(f"{language} {content.hexdigest()}\n".encode())
     return digest.hexdigest()[:12]
