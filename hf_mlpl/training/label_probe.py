@@ -154,7 +154,7 @@ class LabelProbes:
         texts = {row["id"]: label.text for row, label in zip(rows, labels.values(), strict=True)}
         if not self.series:
             self.texts["first"] = texts
-        report = {"update": update, "learned": self.learned, "labels": len(texts)}
+        report: dict = {"update": update, "learned": self.learned, "labels": len(texts)}
         if texts:
             made = [made_label(row, label) for row, label in zip(rows, labels.values(), strict=True)]
             report |= _probe_report(self.health.statistics(made), list(labels.values()), rows)
@@ -267,7 +267,7 @@ class LabelProbes:
             edits[name], lengths[name] = Levenshtein.distance(normalize_text(label.text), text), len(text)
         if not self.series:
             self.first_edits = edits
-        report = {"dev_cer": fraction(sum(edits.values()), sum(lengths.values()))} if edits else {}
+        report: dict = {"dev_cer": fraction(sum(edits.values()), sum(lengths.values()))} if edits else {}
         both = [name for name in edits if name in self.first_edits]
         if self.series and len(both) >= FEWEST_SAMPLED:
             counts = [[self.first_edits[name], lengths[name], edits[name], lengths[name]] for name in both]

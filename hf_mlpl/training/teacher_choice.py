@@ -58,16 +58,17 @@ def choose_teacher(config: TrainingConfig) -> TeacherChoice:
     folder = Path(config.output_dir)
     outcome = _outcome(folder / "run.json")
     update = (outcome or {}).get("result", config.max_updates)
-    slimipl = str(folder / "model"), f"slimIPL update {update:,}", outcome and outcome["line"]
-    start = config.model, "start", outcome and outcome["line"]
+    line = outcome["line"] if outcome else None
+    slimipl = TeacherChoice(str(folder / "model"), f"slimIPL update {update:,}", line)
+    start = TeacherChoice(config.model, "start", line)
     rates = {
         "start": _cer_on_dev(folder / START_RESULTS, config),
         "slimIPL": _cer_on_dev(folder / "results.json", config),
     }
     if None not in rates.values():
-        return TeacherChoice(*(start if rates["start"] < rates["slimIPL"] else slimipl), rates)
+        return replace(start if rates["start"] < rates["slimIPL"] else slimipl, dev_cer=rates)
     does_harm = outcome is not None and outcome.get("verdict") is not None and not outcome["is_stopped"]
-    return TeacherChoice(*(start if does_harm and config.model not in PRESETS else slimipl))
+    return start if does_harm and config.model not in PRESETS else slimipl
 
 
 def _outcome(path: Path) -> dict | None:
