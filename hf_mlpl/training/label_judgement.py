@@ -81,6 +81,12 @@ def _has_settled(before: Probe, probe: Probe) -> bool:
     return probe["learned"] > before["learned"] and agreement is not None and agreement >= SETTLED
 
 
+def _describe_collapse(first: Probe, probe: Probe, part: float = 1.0) -> str | None:
+    if "commonest" not in probe or "commonest" not in first or describe_collapse(first):
+        return None  # other lines say that labels had collapsed before
+    return describe_collapse(probe)
+
+
 def _describe_drift(first: Probe, probe: Probe, part: float = 1.0) -> str | None:
     before, now = first.get("length_ratio"), probe.get("length_ratio")
     if not before or now is None or _has_better_dev(first, probe):
@@ -119,7 +125,7 @@ def _describe_dev(first: Probe, probe: Probe, part: float = 1.0) -> str | None:
 
 FAULTS: dict[str, Callable[..., str | None]] = {
     "dev": _describe_dev,
-    "collapse": lambda first, probe, part=1.0: describe_collapse(probe) if "commonest" in probe else None,
+    "collapse": _describe_collapse,
     "drift": _describe_drift,
     "empty": _describe_empty,
     "language": _describe_language,

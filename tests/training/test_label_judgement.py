@@ -91,6 +91,7 @@ def test_labels_that_collapse_have_not_settled():
     verdict = judge_labels(probes)
     assert (verdict.kind, verdict.best) == ("collapse", 100)
     assert verdict.reason == "100% of 50 pseudo-labels are the same text"
+    assert judge_labels([probe | {"commonest": 1.0, "agreement": None} for probe in probes]) is None  # as before
 
 
 @pytest.mark.parametrize(
