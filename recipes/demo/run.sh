@@ -40,7 +40,7 @@ if python -c "import flashlight.lib.text" 2>/dev/null; then # there is none for 
     search=(--lm $run/lm --lm-weight 0.8)
 fi
 python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch" \
-    "${search[@]}"
+    ${search[@]+"${search[@]}"} # bash before 4.4 calls an empty list unset
 
 step 95 mixed "Stage 4, first part: train the supervised model further on labels and pseudo-labels"
 $launch recipes/train.py recipes/demo/mixed.yaml

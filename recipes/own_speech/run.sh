@@ -63,7 +63,8 @@ if [[ -e $data/unlabelled.parquet ]]; then
         python recipes/build_lm.py "$data/train.parquet" --output $run/lm
         search=(--lm $run/lm --lm-weight 0.8)
     fi
-    python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/labels --launch "$launch" "${search[@]}"
+    python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/labels --launch "$launch" \
+        ${search[@]+"${search[@]}"} # bash before 4.4 calls an empty list unset
     $launch recipes/train.py "${mixed[@]}"
     $launch recipes/train.py "${final[@]}"
     models="supervised final"
