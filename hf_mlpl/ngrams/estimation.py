@@ -64,8 +64,9 @@ class NgramModel:
             keys = _keys(found, numbers, len(self.units))
             backoff = np.zeros(len(numbers))
             backoff[1:] = np.where(keys[1:] >= 0, below.backoffs[found[:-1]], 0.0)
-            found = _find(ngrams.keys, keys)
-            rows.append(np.where(found >= 0, ngrams.log_probs[found], backoff + rows[-1]))
+            found, row = _find(ngrams.keys, keys), backoff + rows[-1]
+            row[found >= 0] = ngrams.log_probs[found[found >= 0]]
+            rows.append(row)
         return np.stack(rows)
 
     def ngrams(self, order: int) -> np.ndarray:

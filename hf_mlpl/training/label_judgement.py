@@ -117,8 +117,7 @@ def _describe_language(first: Probe, probe: Probe, part: float = 1.0) -> str | N
 
 
 def _describe_dev(first: Probe, probe: Probe, part: float = 1.0) -> str | None:
-    change = probe.get("dev_change")
-    if not change or change[0] <= 0:
+    if not (probe.get("dev_change_low") or 0) > 0:
         return None
     return f"CER on dev is {probe['dev_cer']:.1%}, and was {first['dev_cer']:.1%} at update {first['update']:,}"
 

@@ -147,7 +147,8 @@ class LabelProbes:
         `deletions`: characters that are missing, divided by those of the texts that
         are known; `mean_log_prob`, over all frames; `length`: characters, divided by those that the first probe had
         for the same utterances; `agreement` with the probe before, and `agreement_with_first`: 1 - edits / characters;
-        `dev_cer` on the sample of dev, and `dev_change`: the 95 % interval of its difference from the first one.
+        `dev_cer` on the sample of dev, and `dev_change_low` and `dev_change_high`: the 95 % interval of its difference
+        from the first one.
         """
         labels = self.sample.label(self.accelerator, teacher)
         rows = [self.sample.dataset[row] for row in labels]
@@ -272,7 +273,8 @@ class LabelProbes:
         if self.series and len(both) >= FEWEST_SAMPLED:
             counts = [[self.first_edits[name], lengths[name], edits[name], lengths[name]] for name in both]
             rates = rates_of_sums(resampled_sums(np.array(counts)))
-            report["dev_change"] = list(interval(rates[:, 1] - rates[:, 0]))
+            low, high = interval(rates[:, 1] - rates[:, 0])
+            report |= {"dev_change_low": low, "dev_change_high": high}
         return report
 
 

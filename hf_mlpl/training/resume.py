@@ -35,7 +35,8 @@ from .run_pusher import STATE
 # Settings with paths on this machine; `checkpoints.digest` compares the content of these files.
 PATHS = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
 STATE_FILES = re.compile(
-    rf"model\.safetensors|{STATE}/((update|data|manifest|run|trackers|unreported|passes|slimipl|probes|slimipl-labels-\d+)\.json|config\.yaml"
+    rf"model\.safetensors|{STATE}/((update|data|manifest|run|trackers|unreported|passes|probes)\.json"
+    r"|slimipl(-selection|-labels-\d+)?\.json|config\.yaml"
     r"|metrics\.jsonl|model\.safetensors|optimizer\.bin|random_states_\d+\.pkl|(best-)?teacher\.safetensors"
     rf"|({'|'.join(FSDP_FOLDERS)})/(\.metadata|__\d+_\d+\.distcp))"
 )

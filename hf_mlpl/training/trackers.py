@@ -165,7 +165,8 @@ class Trackers:
         try:
             record = read_json(self.path, project=str, name=str, id=str, ids=dict, last=dict)
             for last in record["last"].values():
-                if not isinstance(last, list) or [type(value) for value in last] != [int, bool]:
+                is_pair = isinstance(last, list) and len(last) == 2 and all(isinstance(each, int) for each in last)
+                if not is_pair:  # whose second number was true or false before there were probes
                     raise ValueError(f"{self.path}: damaged ({last!r} is no position of a row)")
         except FileNotFoundError:
             return new

@@ -123,7 +123,7 @@ def test_characters_are_those_of_the_text(tmp_path):
         ("filter: [mean_log_prob >= nan]\n", "'mean_log_prob >= nan' is no filter"),
         ("[" * 1000, "recursion"),
         ("null\n", "must hold `filter: none`"),
-        ("filter: [mean_log_prob >= high]\n", "'mean_log_prob >= high' is no filter.* mean_log_prob, lowest_word"),
+        ("filter: [mean_log_prob >= high]\n", "'mean_log_prob >= high' is no filter.* mean_log_prob, letter_log_prob"),
         ("filter: [3]\n", "it must be none or a list of conditions"),
         ("filter: [\n", "while parsing"),
     ],

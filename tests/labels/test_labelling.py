@@ -167,11 +167,11 @@ def test_one_set_of_workers_serves_a_job(label, unlabelled, monkeypatch, caplog)
         time.sleep(0.05)
         write(rows, path, *arguments)
 
-    def best_paths_but_once(*arguments):
+    def best_paths_but_once(*arguments, **options):
         calls.append(1)
         if len(calls) == 12:  # in the third shard
             raise MemoryError("too little")
-        return best_paths(*arguments)
+        return best_paths(*arguments, **options)
 
     monkeypatch.setattr(shard_stream, "DataLoader", lambda *args, **kwargs: loaders.append(1) or load(*args, **kwargs))
     monkeypatch.setattr(shared_job, "write_shard", write_later)

@@ -40,7 +40,9 @@ class WittenBell:
 def make(texts: list[str], split, order: int) -> tuple[NgramModel, WittenBell]:
     sentences = Sentences(split)
     sentences.add(texts)
-    return estimate(*sentences.numbered(), order), WittenBell([list(split(text)) for text in texts], order)
+    return estimate(*sentences.numbered(), order), WittenBell(
+        [units for text in texts if (units := list(split(text)))], order
+    )
 
 
 def read_arpa(path: Path) -> list[dict[tuple[str, ...], tuple[float, float]]]:

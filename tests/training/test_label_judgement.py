@@ -15,7 +15,7 @@ DELETIONS = {
 }
 DEV = {
     "dev_cer": (0.715, 0.710, 0.770, 0.780, 0.790),
-    "dev_change": (None, [-0.049, 0.034], [0.015, 0.103], [0.024, 0.112], [0.031, 0.128]),
+    "dev_change_low": (None, -0.049, 0.015, 0.024, 0.031),
 }
 # Another teacher, trained with augmentation: labels lose letters that were wrong, and their CER falls.
 BETTER = {

@@ -114,7 +114,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(slimipl, tmp_path, monkeypat
         assert signal.getsignal(number) == signal.SIG_DFL and len(copies) == (memory > 1000)
     assert [row["update"] for row in rows(tmp_path / "stopped") if "dev" in row] == []
     assert run_command(*slimipl("stopped")) == 0
-    assert [row["update"] for row in rows(tmp_path / "stopped")] == [4, 8, 8, 9]
+    assert [row["update"] for row in rows(tmp_path / "stopped") if "probe" not in row] == [4, 8, 8, 9]
     assert_equal_bits(tmp_path / "stopped", tmp_path / "undisturbed")
 
 

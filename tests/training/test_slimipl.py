@@ -439,7 +439,7 @@ def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, to
     assert len(reports[0]) > 4
     assert [report["labels"] for report in reports[0]] == [report["labels"] for report in reports[1]]
     probes = [[row["probe"] for row in rows(folder) if "probe" in row] for folder in (one, two)]
-    assert [probe["update"] for probe in probes[0]] == [2, 5, 8, 11, 12] and "dev_change" in probes[0][-1]
+    assert [probe["update"] for probe in probes[0]] == [2, 5, 8, 11, 12] and "dev_change_low" in probes[0][-1]
     for each in (*probes[0], *probes[1]):
         each["mean_log_prob"] = round(each["mean_log_prob"], 4)
     assert probes[0] == probes[1]
