@@ -18,7 +18,7 @@ from ..commands import ROOT
 
 VARIANTS = """
 same: {mixed: {learning_rate: 0.001}}
-longer: {mixed: {max_updates: 4}}
+longer: {mixed: {max_updates: 6}}
 kept: {labels: {teacher: supervised, filter: [characters > 1]}}
 """
 
