@@ -87,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, bat
     parser.add_argument("--jobs", type=_positive, help="jobs at a time; default: a job for each core, if one process")
     parser.add_argument("--models", default=_env("models"), help="default: all above, or those beside variants")
     add_length(parser, "updates", _positive, updates, "of stage 1")
-    help_text = "of the control, and of both parts of stage 4 together; slimIPL has as many for each language"
+    help_text = "of the control, and of both parts of stage 4 together; slimIPL has 3 for 5 of them"
     add_length(parser, "later_updates", _five, 1000, help_text)
     add_length(parser, "batch_seconds", _seconds, batch_seconds, "of speech in a micro-batch")
     parser.add_argument(

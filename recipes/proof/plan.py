@@ -29,7 +29,7 @@ from .variants import RECIPE, Variant
 
 STAGES = "recipes/demo"  # the folder with a YAML file for each stage, which holds the defaults
 # Updates of a stage as shares of those of the control
-SLIMIPL, SLIMIPL_START, MIXED, FINAL = (5, 5), (1, 5), (4, 5), (1, 5)
+SLIMIPL, SLIMIPL_START, MIXED, FINAL = (3, 5), (1, 5), (4, 5), (1, 5)
 
 
 @dataclass(frozen=True)
