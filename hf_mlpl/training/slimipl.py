@@ -247,7 +247,8 @@ class SlimIpl:
     def _label(self, batches: list[SpeechBatch]) -> dict[str, str]:
         """Labels this process's batches, without dropout; returns all processes' labels, by utterance id.
 
-        Labels that are not to be learned are left out.
+        Labels that are not to be learned are left out, and older ones of these utterances are forgotten: a fixed cache
+        would keep them for as long as the number of processes says.
         """
         was_training = self.teacher.training
         self.teacher.eval()
@@ -264,6 +265,8 @@ class SlimIpl:
         selected = self.confident.select(fitting, progress)
         labels = [label.hypothesis for label in compress(fitting, selected)]
         self.health.add((self.utterances[label.row], label) for label in labels)
+        for label in made:
+            self.labels.pop(self.ids[label.hypothesis.row], None)
         return {self.ids[label.row]: label.text for label in labels}
 
     def _fits(self, label: Hypothesis) -> bool:

@@ -21,8 +21,8 @@ from .metrics import flatten
 
 logger = logging.getLogger(__name__)
 
-Position = list  # of a row in metrics.jsonl: its update, and whether it is an evaluation, which comes second
-NOTHING: Position = [-1, False]
+Position = list  # of a row in metrics.jsonl: its update, and its `_rank`
+NOTHING: Position = [-1, 0]
 MOST_AWAITED = 100  # rows between two tries to send to a tracker that fails
 
 

@@ -365,6 +365,7 @@ class _SeedPlan:
         settings = [
             *self._common("at_once", self.options.later_updates, self.labelled),
             *("language=null", "language_alpha=0.3", f"model={supervised.path}", "slimipl.cache_size=32"),
+            "slimipl.auto_stop=false",  # which would hide the harm
             f"unlabelled=[{self.unlabelled}]",
         ]
         at_once = self._train("at_once", "language_finetune", settings, supervised.jobs)

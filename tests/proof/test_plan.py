@@ -128,10 +128,12 @@ def test_the_recipe_has_these_updates_and_names(plan_of, tmp_path):
     }
     assert trained["0/supervised"].model == "base" and trained["0/scratch_mixed"].model == "tiny"
     assert all(config.log_every == 7 and config.max_batch_seconds == 15 for config in trained.values())
+    assert not trained["0/at_once"].slimipl.auto_stop  # a negative result is not to be mended
     stage_2 = list(plan.jobs["0/hr.labels"].command)
     start, end = stage_2.index("language-finetune"), stage_2.index("--languages")
     config = load_config(stage_2[start + 1], [*stage_2[start + 6 : end], "language=hr"])
     assert (config.max_updates, config.slimipl.start_update, config.dev) == (600, 200, [])
+    assert config.slimipl.auto_stop
     assert config.output_dir == str(tmp_path / "out" / "0" / "hr")
     assert plan.jobs["0/hr.labels"].result == tmp_path / "out" / "0" / "labels" / "hr" / "complete.json"
     assert plan.results["final"][0] == tmp_path / "out" / "0" / "final.json"

@@ -253,6 +253,18 @@ def test_labels_of_a_fixed_cache_do_not_grow_without_end(data, trained):
     assert max(sizes) < 3
 
 
+def test_an_old_label_is_forgotten_where_the_new_one_is_not_learned(data, trained):
+    """In a fixed cache it would depend on the number of processes how long the old one is kept."""
+    algorithm = slimipl(settings("selected"), data, copy.deepcopy(trained[0]), trained[1])
+    batch = algorithm.loader.unlabelled.batch([0, 1, 2], None)
+    algorithm.confident.first_share = 1.0
+    algorithm._store(algorithm._label([batch]))
+    assert set(algorithm.labels) == set(data[1][:3]["id"])
+    algorithm.confident.first_share = 0.5
+    algorithm.confident.scores["sv-SE"].extend([0.0] * 300)  # surer than any other label
+    assert not algorithm._label([batch]) and not algorithm.labels
+
+
 def test_dynamic_dropout_is_that_of_the_layers_alone(data, trained):
     model = copy.deepcopy(trained[0])
     config = dataclasses.replace(settings("naive"), dynamic_dropout=0.25, start_update=2)
