@@ -152,7 +152,7 @@ class SlimIpl:
     """Carries out a plan: `for batches in slimipl` yields this process's share of each update's micro-batches.
 
     A share is empty if the update must not change the model, because the cache is being filled or one of the
-    update's batches has no label yet. Call `after_update` after each share, empty ones too.
+    update's batches has no label yet (with `first_label_share`, if none of them has one). Call `after_update` after each share, empty ones too.
 
     Args:
         model: the student, not wrapped; also the teacher, unless `ema_decay` is set.
@@ -213,10 +213,12 @@ class SlimIpl:
     def _pseudo_labelled(self, train: list[MicroBatch], label: list[SpeechBatch]) -> list[MicroBatch]:
         """Returns an update's batches with the labels from before the update, then labels others if it is due."""
         labels = self._label(label) if self.config.variant == "naive" else self._find_labels(self.step.train)
-        is_complete = all(any(self.ids[row] in labels for row in rows) for rows in self.step.train)
-        batches = [(number, self._with_labels(batch, labels)) for number, batch in train] if is_complete else []
+        has_labels = [any(self.ids[row] in labels for row in rows) for rows in self.step.train]
+        # Where labels are left out on purpose, a batch may have none: the update is then made with the others.
+        is_learned = all(has_labels) if self.config.first_label_share == 1 else any(has_labels)
+        batches = [(number, self._with_labels(batch, labels)) for number, batch in train] if is_learned else []
         if self.probes:
-            self.probes.learned += is_complete and bool(self.step.train)
+            self.probes.learned += is_learned and bool(self.step.train)
         if self.config.variant == "cache":
             self.label_next = label
         elif self.config.variant != "naive" and self.step.label:

@@ -241,6 +241,26 @@ def test_an_updates_micro_batches_use_each_slot_once_a_pass(data):
         cache = copy.deepcopy(plan.cache)
 
 
+@pytest.mark.parametrize("share", [0.99, 1.0])
+def test_an_update_is_made_without_the_batches_that_have_no_label(share, data, trained):
+    """Otherwise few updates would be left where a batch has few utterances, of which a share is learned."""
+    config = dataclasses.replace(settings("selected"), supervised_updates=0, cache_size=4, first_label_share=share)
+    algorithm = slimipl(config, data, copy.deepcopy(trained[0]), trained[1], micro_batches=2)
+    shares = iter(algorithm)
+    for _ in range(2):  # which fill the cache
+        assert next(shares) == []
+        algorithm.after_update()
+    without = algorithm.plan.cache[0]
+    for row in without:
+        algorithm.labels.pop(algorithm.ids[row], None)
+    found = []
+    for _ in range(2):  # a pass over the cache
+        found.append((next(shares), algorithm.step.train))
+        algorithm.after_update()
+    [batches] = [batches for batches, train in found if without in train]
+    assert sorted(len(batch.indices) > 0 for _, batch in batches) == ([False, True] if share < 1 else [])
+
+
 def test_labels_of_a_fixed_cache_do_not_grow_without_end(data, trained):
     config = settings("always replaced")
     algorithm = slimipl(config, data, copy.deepcopy(trained[0]), trained[1])
