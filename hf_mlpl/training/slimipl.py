@@ -152,7 +152,8 @@ class SlimIpl:
     """Carries out a plan: `for batches in slimipl` yields this process's share of each update's micro-batches.
 
     A share is empty if the update must not change the model, because the cache is being filled or one of the
-    update's batches has no label yet (with `first_label_share`, if none of them has one). Call `after_update` after each share, empty ones too.
+    update's batches has no label yet (with `first_label_share`, if none of them has one). Call `after_update` after
+    each share, empty ones too.
 
     Args:
         model: the student, not wrapped; also the teacher, unless `ema_decay` is set.

@@ -59,6 +59,7 @@ from hf_mlpl.cli.errors import exit_status
 ACCELERATE = "accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1"
 CHOOSING = "supervised control final oracle"  # models beside variants
 SPLITS = ("dev", "test")
+SETTINGS = 'for all stages: "name=value name=value"; waveform_augment={} helps for people who are few'
 LM_WEIGHT = 0.8 if find_spec("flashlight") else 0.0  # of 0.3 to 1.2, best for digits and for synthetic speech
 
 
@@ -93,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, bat
     parser.add_argument(
         "--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny"
     )
-    parser.add_argument("--settings", default=_env("settings") or "", help='for all stages: "name=value name=value"')
+    parser.add_argument("--settings", default=_env("settings") or "", help=SETTINGS)
     parser.add_argument(
         "--lm-weight",
         type=_weight,

@@ -128,7 +128,8 @@ def test_the_recipe_has_these_updates_and_names(plan_of, tmp_path):
     }
     assert trained["0/supervised"].model == "base" and trained["0/scratch_mixed"].model == "tiny"
     assert all(config.log_every == 7 and config.max_batch_seconds == 15 for config in trained.values())
-    assert not trained["0/at_once"].slimipl.auto_stop  # a negative result is not to be mended
+    at_once = trained["0/at_once"].slimipl  # a negative result is not to be mended
+    assert (at_once.auto_stop, at_once.first_label_share, at_once.prior_strength) == (False, 1.0, 0.0)
     stage_2 = list(plan.jobs["0/hr.labels"].command)
     start, end = stage_2.index("language-finetune"), stage_2.index("--languages")
     config = load_config(stage_2[start + 1], [*stage_2[start + 6 : end], "language=hr"])
