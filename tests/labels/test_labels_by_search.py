@@ -66,12 +66,17 @@ def test_labels_are_those_of_the_search_and_name_it(label, lm, tone_run, tone_da
     assert label("a", "--lm-weight", 2, "--beam-size", 30) == made
 
 
-def test_batches_and_processes_make_the_same_labels(label, lm, tone_run, tone_data, tmp_path):
-    def texts(rows) -> dict:
-        return {name: (row["text"], row["source"], row["predicted_language"]) for name, row in rows.items()}
+def texts(rows) -> dict:
+    return {name: (row["text"], row["source"], row["predicted_language"]) for name, row in rows.items()}
 
+
+def test_batches_make_the_same_labels(label):
+    assert texts(label("b", "--batch-seconds", 1)) == texts(label("a"))
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_labels(label, lm, tone_run, tone_data, tmp_path):
     expected = texts(label("a"))
-    assert texts(label("b", "--batch-seconds", 1)) == expected
     assert texts(label("c", "--num-workers", 2)) == expected
     model = ["--model", tone_run / "model", "--lm", lm, "--data", tone_data / "unlabelled.parquet"]
     command = [*model, "--output", tmp_path / "d", "--batch-seconds", "3"]
