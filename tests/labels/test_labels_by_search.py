@@ -100,6 +100,7 @@ def test_evaluation_tries_weights_and_keeps_the_best(tone_run, tone_data, lm, tm
         assert [trial["lm_weight"] for trial in tried] == [None, 0.3, 1.5, 40]
         best = min(tried[1:], key=lambda trial: trial["cer"])
         assert (results["macro"]["cer"], results["lm"]["lm_weight"]) == (best["cer"], best["lm_weight"])
+        assert f"\nbeam search with language models of sv-SE, weight {best['lm_weight']:g}\n" in out
         assert tried[3]["cer"] > best["cer"]  # with such a weight, the sound does not matter
         assert re.search(r"lm weight +CER +WER\ngreedy +\d", out)
         assert ("leave --lm out" in out) == (tried[0]["cer"] <= best["cer"])
