@@ -13,6 +13,7 @@ from hf_mlpl.evaluation.hypotheses import read_hypotheses
 from hf_mlpl.inference.decoding import transcribe
 from hf_mlpl.inference.recognition import load_recognizer
 from hf_mlpl.installation import install_command
+from hf_mlpl.report.evaluations import read_evaluation
 
 from ..commands import run_command
 from ..ranks import run_on_two
@@ -107,6 +108,10 @@ def test_evaluation_tries_weights_and_keeps_the_best(tone_run, tone_data, lm, tm
         assert run_command("evaluate_model.py", *command, "--lm-weight", 1.5, "--output", tmp_path / "one.json") == 0
         one = json.loads((tmp_path / "one.json").read_text())
         assert "lm_weights" not in one and one["macro"]["cer"] == tried[2]["cer"]
+        (tmp_path / "one.hypotheses.parquet").rename(tmp_path / "away.hypotheses.parquet")
+        again = read_evaluation(tmp_path / "one.json").command
+        (tmp_path / "away.hypotheses.parquet").rename(tmp_path / "one.hypotheses.parquet")
+        assert f" --lm {lm} --lm-weight 1.5 --beam-size 50 --output " in again
         greedy = ["--model", tone_run / "model", "--data", tone_data / "dev.parquet", "--num-workers", 0]
         assert run_command("evaluate_model.py", *greedy, "--output", tmp_path / "greedy.json") == 0
         results = json.loads((tmp_path / "greedy.json").read_text())
