@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--order", type=int, help="units of the longest n-grams, 2 to 6; default: 6 characters or 3 words"
     )
     parser.add_argument("--model", help="folder or Hub name of the model whose tokens the characters are")
-    parser.add_argument("--dev", nargs="+", help="utterance files on whose texts the models are measured")
+    parser.add_argument("--dev", nargs="+", help="utterance files or texts on which the models are measured")
     parser.add_argument(
         "--pseudo-labels", action="store_true", help="use pseudo-labels, too, not only the texts of people"
     )
@@ -68,11 +68,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     missing = sorted(set(options.languages or ()) - set(texts))
     if missing or not texts:
         of = f" in {', '.join(missing)}" if missing else ""
-        raise ValueError(
-            f"{', '.join(options.texts)}: no text by people{of} is there; --pseudo-labels also uses those of teachers"
-        )
+        by, way_out = " by people", "; --pseudo-labels also uses those of teachers"
+        if options.pseudo_labels:
+            by = way_out = ""
+        raise ValueError(f"{', '.join(options.texts)}: no text{by}{of} is there{way_out}")
     paths = output_paths(options.output, list(texts))
-    dev = read_sentences(options.dev, split, is_used=lambda source: True) if options.dev else {}
+    dev = read_sentences(options.dev, split, list(texts), lambda source: True) if options.dev else {}
     for language, sentences in texts.items():
         model = estimate(*sentences.numbered(), order)
         paths[language].parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         )
         if language in dev:
             print(_measured(language, model, dev[language]))
+        elif options.dev:
+            print(f"{language}: not measured, for --dev has no text in it")
     where = options.output if options.output.is_dir() else next(iter(paths.values()))
     print(
         f"next: hf-mlpl evaluate --model MODEL --data DEV.parquet --lm {where} --lm-weight 0.2 0.4 0.8 "
@@ -95,6 +98,8 @@ def _split(options: argparse.Namespace) -> Split:
     from ..ngrams.sentences import characters_units, tokens_units, words_units
 
     if options.units == "words":
+        if options.model is not None:
+            raise ValueError(f"--model {options.model}: is for --units characters; words have no tokens")
         return words_units
     if options.model is None:
         return characters_units

@@ -151,11 +151,12 @@ def _lost_words(language: str, whose: str, lost: Counter[str], words: Counter[st
 
 def _bound(report: FilterReport, name: str, language: str) -> str:
     """Returns the bound that the share of a filter has become, in brackets; nothing for other conditions."""
+    from ..labels.filters import LabelFilter
+
     if name not in report.bounds:
         return ""
-    _, operator, _ = name.split()
     bound = report.bounds[name].get(language)
-    return " (no score)" if bound is None else f" ({operator} {bound:.4g})"
+    return " (no score)" if bound is None else f" ({LabelFilter(name).operator} {bound:.4g})"
 
 
 def _texts_of_others(labels: list[str], names: list[str]) -> Iterator[pa.Array]:

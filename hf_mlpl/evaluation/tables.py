@@ -50,8 +50,10 @@ def _in_percent(rate: float | None) -> str:
 
 
 def remarks_on(results: dict) -> list[str]:
-    """Returns lines on results of `score`: kinds of edits, empty transcripts, speakers, confused languages."""
+    """Returns lines on results of `score`: language models, kinds of edits, empty transcripts, speakers, languages."""
     languages, lines = results["languages"], []
+    if (lm := results.get("lm")) is not None:
+        lines.append(f"beam search with language models of {', '.join(lm['files'])}, weight {lm['lm_weight']:g}")
     for unit in ("characters", "words"):
         kinds = {kind: sum(scores["edits"][unit][kind] for scores in languages.values()) for kind in EDITS}
         total = sum(scores[unit] for scores in languages.values())

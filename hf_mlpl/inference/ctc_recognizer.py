@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..audio.reading import stream_audio
 from ..ctc_models import ctc_interface
-from .decoding import GreedyPath, best_paths, pad
+from .decoding import pad
+from .paths import GreedyPath, best_paths
 from .pieces import Piece, cut
 
 Audio = np.ndarray | PathLike | BinaryIO  # samples (N,) at the model's sampling rate, or a file

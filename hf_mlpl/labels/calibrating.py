@@ -25,6 +25,7 @@ from .text_scores import text_scores
 from .thresholds import OPERATORS
 
 FOLDS = 10
+FEWEST_LEFT = FEWEST_LABELS // 2  # where fewer are left without a part, they teach nothing about it
 COLUMNS = ("text", "duration_seconds", "speaker", "reference", *SCORES)
 
 
@@ -92,7 +93,9 @@ class JudgedLabels:
         random = np.random.default_rng(0)
         if not self.speakers.null_count and (count := len(self.speakers.unique())) > 1:
             codes = self.speakers.combine_chunks().dictionary_encode().indices.to_numpy()
-            return random.permutation(count)[codes] % FOLDS, True
+            of_speakers = random.permutation(count)[codes] % FOLDS
+            if len(of_speakers) - np.bincount(of_speakers).max() >= FEWEST_LEFT:
+                return of_speakers, True
         return random.permutation(len(self.edits)) % FOLDS, False
 
     def part(self, mask: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -148,7 +151,7 @@ def calibrate(labels: JudgedLabels) -> tuple[Calibration, CalibrationReport]:
         labels=len(folds),
         speakers=speakers,
         hours=float(labels.seconds.sum() / 3600),
-        left_out=_left_out(len(np.unique(folds)), speakers),
+        left_out=_left_out(len(np.unique(folds)), speakers, of_speakers),
         cer=labels.cer(),
         expected_cer=float(np.average(expected[known], weights=labels.characters[known])),
         rankings=rankings,
@@ -163,12 +166,12 @@ def calibrate(labels: JudgedLabels) -> tuple[Calibration, CalibrationReport]:
     return replace(fit(*labels.part(folds >= 0)), learned_from=learned_from, held_out=held_out), report
 
 
-def _left_out(parts: int, speakers: int | None) -> str:
-    if speakers is not None and speakers > 1:
+def _left_out(parts: int, speakers: int | None, of_speakers: bool) -> str:
+    if of_speakers:
         return "each speaker" if parts == speakers else f"each of {parts} groups of speakers"
-    return (
-        f"each tenth of the labels, {'as their speakers are not known' if speakers is None else 'all of one speaker'}"
-    )
+    if speakers is None:
+        return "each tenth of the labels, as their speakers are not known"
+    return f"each tenth of the labels, {'all' if speakers == 1 else 'most'} of one speaker"
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
@@ -198,11 +201,14 @@ def read_judged_labels(paths: Sequence[str | AnyPath], references: Dataset | Non
 
     Raises:
         FileNotFoundError: for results without transcripts.
-        ValueError: for a file that is none of these or is damaged, for labels without `references`, and as
-            `JudgedLabels` does.
+        ValueError: for a file that is none of these or is damaged, for files without labels, for labels without
+            `references`, and as `JudgedLabels` does.
     """
     transcripts = References(references) if references is not None else None
-    return JudgedLabels(pa.concat_tables([part for path in paths for part in _judged(as_path(path), transcripts)]))
+    parts = [part for path in paths for part in _judged(as_path(path), transcripts)]
+    if not parts:
+        raise ValueError(f"{', '.join(map(str, paths))}: no labels; a calibration needs {FEWEST_LABELS} or more")
+    return JudgedLabels(pa.concat_tables(parts))
 
 
 def _judged(path: AnyPath, transcripts: References | None) -> Iterator[pa.Table]:

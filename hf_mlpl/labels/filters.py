@@ -45,7 +45,10 @@ CHARACTERS = "characters"
 OPERATORS: dict[str, Callable] = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np.less}
 CONDITION = re.compile(rf"\s*({'|'.join((*SCORES, CHARACTERS))})\s*({'|'.join(OPERATORS)})\s*([^\s=]\S*)\s*")
 LANGUAGE_AGREES, PREDICTED_LANGUAGE = "language agrees", "predicted_language"
-REMEDIES = {"agreement": "; --agreement-with computes it", "expected_cer": "; --calibration computes it"}
+REMEDIES = {
+    "agreement": "; --agreement-with computes it",
+    "expected_cer": "; --calibration computes it, of labels with most of its scores",
+}
 
 
 @dataclass(frozen=True)

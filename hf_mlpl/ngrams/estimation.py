@@ -89,7 +89,7 @@ def estimate(units: list[str], numbers: np.ndarray, order: int) -> NgramModel:
 
     Args:
         units, numbers: of the texts, from `Sentences.numbered`.
-        order: the number of units of the longest n-grams.
+        order: the number of units of the longest n-grams; without a text so long, the model has fewer orders.
 
     Raises:
         ValueError: for an order that KenLM does not read, for no texts, and for so many different n-grams that 64 bits
@@ -109,6 +109,8 @@ def estimate(units: list[str], numbers: np.ndarray, order: int) -> NgramModel:
         if len(keys) * len(units) > MOST_NGRAMS:
             raise ValueError(f"{len(keys):,} n-grams and {len(units):,} units are too many; choose a lower order")
         next_keys, next_counts, next_suffixes = _count(found, numbers, len(units))
+        if not len(next_keys):
+            break
         histories = next_keys // len(units)
         total = np.bincount(histories, next_counts, len(keys))
         types = np.bincount(histories, minlength=len(keys))

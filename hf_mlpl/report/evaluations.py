@@ -146,8 +146,19 @@ def read_evaluation(path: Path, model: str | os.PathLike | None = None) -> Evalu
         problem = f"Its transcripts cannot be used: {error}"
     output = path.with_name(f"{Path(results['data'][0]).stem}.json") if results.get("data") else path
     command = ["hf-mlpl", "evaluate", "--model", os.fspath(model or results.get("model", "MODEL"))]
-    command += ["--data", *results.get("data", ["DATA"]), "--output", os.fspath(output)]
+    command += ["--data", *results.get("data", ["DATA"]), *_search_options(results), "--output", os.fspath(output)]
     return Evaluation(path, results, None, problem, shlex.join(command))
+
+
+def _search_options(results: dict) -> list[str]:
+    """Returns the options with which `hf-mlpl evaluate` searches with the same language models; none if greedy."""
+    if not (files := results.get("lm", {}).get("files")):
+        return []
+    (language, name), *_ = files.items()
+    of_folder = Path(name).stem == language  # as in a folder with one for each language
+    lm, settings = os.fspath(Path(name).parent) if of_folder else name, results["lm"]
+    options = ["--lm", lm, "--lm-weight", f"{settings['lm_weight']:g}", "--beam-size", str(settings["beam_size"])]
+    return [*options, "--word-score", f"{settings['word_score']:g}"] if settings["word_score"] else options
 
 
 def by_turns(rows: Sequence[Sequence]) -> Iterator:

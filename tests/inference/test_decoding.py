@@ -17,16 +17,9 @@ from transformers import AutoModelForCTC, AutoProcessor
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.ctc_models.interface import DecodedText
 from hf_mlpl.data.utterances import FEATURES
-from hf_mlpl.inference import decoding
-from hf_mlpl.inference.decoding import (
-    GreedyPath,
-    Hypothesis,
-    _log_once,
-    _make_hypothesis,
-    best_classes,
-    collapsed_length,
-    transcribe,
-)
+from hf_mlpl.inference import paths
+from hf_mlpl.inference.decoding import Hypothesis, _log_once, _make_hypothesis, transcribe
+from hf_mlpl.inference.paths import GreedyPath, best_classes, collapsed_length
 
 from ..small_models import save_small_model
 
@@ -243,7 +236,7 @@ def test_best_classes_are_those_of_all_frames_at_once(num_classes):
 @pytest.mark.parametrize("block", [3, 6, 2**20])  # one frame, two, all
 def test_expected_labels_are_those_of_all_paths(blank, block, monkeypatch):
     """Their number is the mean length of the texts of all 3^5 paths, each with its probability."""
-    monkeypatch.setattr(decoding, "BLOCK_LOGITS", block)
+    monkeypatch.setattr(paths, "BLOCK_LOGITS", block)
     logits = 2 * torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(blank))
     _, best, begins = best_classes(logits, blank)
     for of_one, path, found in zip(logits.double().softmax(-1).tolist(), best.tolist(), begins, strict=True):
@@ -262,7 +255,7 @@ def test_expected_labels_are_those_of_all_paths(blank, block, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_expected_labels_of_a_padded_batch_are_those_of_one_by_one(dtype, monkeypatch):
     """Blocks end anywhere; what a padded row has after its end changes nothing before it."""
-    monkeypatch.setattr(decoding, "BLOCK_LOGITS", 7 * 40)
+    monkeypatch.setattr(paths, "BLOCK_LOGITS", 7 * 40)
     logits = 4 * torch.randn(3, 20, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     together, alone = best_classes(logits, 39), [best_classes(logits[i : i + 1, : 5 + 7 * i], 39) for i in range(3)]
     for i, own in enumerate(alone):

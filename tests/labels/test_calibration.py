@@ -174,6 +174,17 @@ def test_speakers_that_are_not_known_and_one_alone(tmp_path):
         assert report.left_out.startswith("each tenth of the labels, ") and report.left_out.endswith(name)
 
 
+def test_a_speaker_of_nearly_all_labels(tmp_path):
+    """Leaves out tenths: without that speaker, too few labels would be left to learn from."""
+    labels, utterances = made_labels(60)
+    write_utterances(labels, tmp_path / "labels.parquet", LABEL_FEATURES)
+    for others, left_out in {1: "each tenth of the labels, most of one speaker", 25: "each speaker"}.items():
+        spoken = [row | {"speaker": "a" if number < others else "b"} for number, row in enumerate(utterances)]
+        references = Dataset.from_list(spoken, features=FEATURES)
+        _, report = calibrate(read_judged_labels([tmp_path / "labels.parquet"], references))
+        assert (report.speakers, report.left_out) == (2, left_out) and report.rankings[0].correlation > 0.3
+
+
 def test_commands(tone_data, tone_run, tone_labels, tmp_path, capsys):
     """Labels of a trained model: from its transcripts of dev, or from labels, to a filter by what is expected."""
     labels = tone_labels["sv-SE"] / "labels.parquet"
@@ -258,9 +269,12 @@ def test_what_cannot_be_calibrated(tmp_path):
         read_judged_labels([path])
     with pytest.raises(ValueError, match="^20 labels have a text and a reference; a calibration needs 50 or more"):
         read_judged_labels([path], Dataset.from_list(utterances[:20], features=FEATURES))
+    write_utterances([], tmp_path / "empty.parquet", LABEL_FEATURES)
+    with pytest.raises(ValueError, match="empty.parquet: no labels; a calibration needs 50 or more"):
+        read_judged_labels([tmp_path / "empty.parquet"], Dataset.from_list(utterances, features=FEATURES))
     with pytest.raises(FileNotFoundError, match="hypotheses.parquet: no such file; `hf-mlpl evaluate` writes it"):
         read_judged_labels([tmp_path / "dev.json"])
-    with pytest.raises(ValueError, match="'expected_cer <= 0.3' cannot hold: .*; --calibration computes it; their"):
+    with pytest.raises(ValueError, match="'expected_cer <= 0.3' cannot hold: .*; --calibration computes it, of"):
         filter_labels([path], [LabelFilter("expected_cer <= 0.3")], tmp_path / "kept.parquet")
     with pytest.raises(FileNotFoundError, match="no.json: no such file; `hf-mlpl calibrate` writes a calibration"):
         Calibration.read(tmp_path / "no.json")

@@ -13,6 +13,7 @@ from hf_mlpl.evaluation.hypotheses import read_hypotheses
 from hf_mlpl.inference.decoding import transcribe
 from hf_mlpl.inference.recognition import load_recognizer
 from hf_mlpl.installation import install_command
+from hf_mlpl.report.evaluations import read_evaluation
 
 from ..commands import run_command
 from ..ranks import run_on_two
@@ -66,12 +67,17 @@ def test_labels_are_those_of_the_search_and_name_it(label, lm, tone_run, tone_da
     assert label("a", "--lm-weight", 2, "--beam-size", 30) == made
 
 
-def test_batches_and_processes_make_the_same_labels(label, lm, tone_run, tone_data, tmp_path):
-    def texts(rows) -> dict:
-        return {name: (row["text"], row["source"], row["predicted_language"]) for name, row in rows.items()}
+def texts(rows) -> dict:
+    return {name: (row["text"], row["source"], row["predicted_language"]) for name, row in rows.items()}
 
+
+def test_batches_make_the_same_labels(label):
+    assert texts(label("b", "--batch-seconds", 1)) == texts(label("a"))
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_labels(label, lm, tone_run, tone_data, tmp_path):
     expected = texts(label("a"))
-    assert texts(label("b", "--batch-seconds", 1)) == expected
     assert texts(label("c", "--num-workers", 2)) == expected
     model = ["--model", tone_run / "model", "--lm", lm, "--data", tone_data / "unlabelled.parquet"]
     command = [*model, "--output", tmp_path / "d", "--batch-seconds", "3"]
@@ -95,12 +101,17 @@ def test_evaluation_tries_weights_and_keeps_the_best(tone_run, tone_data, lm, tm
         assert [trial["lm_weight"] for trial in tried] == [None, 0.3, 1.5, 40]
         best = min(tried[1:], key=lambda trial: trial["cer"])
         assert (results["macro"]["cer"], results["lm"]["lm_weight"]) == (best["cer"], best["lm_weight"])
+        assert f"\nbeam search with language models of sv-SE, weight {best['lm_weight']:g}\n" in out
         assert tried[3]["cer"] > best["cer"]  # with such a weight, the sound does not matter
         assert re.search(r"lm weight +CER +WER\ngreedy +\d", out)
         assert ("leave --lm out" in out) == (tried[0]["cer"] <= best["cer"])
         assert run_command("evaluate_model.py", *command, "--lm-weight", 1.5, "--output", tmp_path / "one.json") == 0
         one = json.loads((tmp_path / "one.json").read_text())
         assert "lm_weights" not in one and one["macro"]["cer"] == tried[2]["cer"]
+        (tmp_path / "one.hypotheses.parquet").rename(tmp_path / "away.hypotheses.parquet")
+        again = read_evaluation(tmp_path / "one.json").command
+        (tmp_path / "away.hypotheses.parquet").rename(tmp_path / "one.hypotheses.parquet")
+        assert f" --lm {lm} --lm-weight 1.5 --beam-size 50 --output " in again
         greedy = ["--model", tone_run / "model", "--data", tone_data / "dev.parquet", "--num-workers", 0]
         assert run_command("evaluate_model.py", *greedy, "--output", tmp_path / "greedy.json") == 0
         results = json.loads((tmp_path / "greedy.json").read_text())

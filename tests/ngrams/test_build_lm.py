@@ -91,6 +91,24 @@ def test_the_perplexity_is_that_of_plain_python(data, capsys):
     )
 
 
+def test_dev_of_plain_texts_shorter_than_the_order(data, capsys):
+    (data / "short.txt").write_text("ab\n", encoding="utf-8")
+    command = ["build-lm", "short.txt", "--languages", "sl", "--output", "lm", "--dev"]
+    assert main([*command, "short.txt"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("n-grams of characters by order: 5, 3, 2, 1")
+    reference, expected = [["a", "b"]], []
+    for order in (1, 2, 3, 4):
+        model = WittenBell(reference, order)
+        total = sum(math.log(model.prob(*each)) for each in (("a", ("<s>",)), ("b", ("<s>", "a"))))
+        total += math.log(model.prob("</s>", ("<s>", "a", "b")))
+        expected.append(f"{math.exp(-total / 3):.2f}")
+    assert f"by order: {', '.join(expected)}; 0 of 2 units are unknown" in lines[1]
+    (data / "empty.txt").write_text("\n", encoding="utf-8")
+    assert main([*command, "empty.txt"]) == 0
+    assert "sl: not measured, for --dev has no text in it\n" in capsys.readouterr().out
+
+
 def test_errors_are_one_line(data, error_of):
     assert error_of("train.parquet", "--output", "lm.arpa") == (
         "lm.arpa: is one file, and the texts are in de, sl; give a folder, a name with {language}, or one of them "
@@ -99,6 +117,10 @@ def test_errors_are_one_line(data, error_of):
     assert error_of("train.parquet", "--output", "lm", "--order", "9") == "--order is 9; 2 to 6 are accepted"
     none = "no text by people in nl is there; --pseudo-labels also uses those of teachers"
     assert error_of("train.parquet", "--output", "lm", "--languages", "sl", "nl") == f"train.parquet: {none}"
+    of_teachers = ["--languages", "nl", "--pseudo-labels"]
+    assert error_of("train.parquet", "--output", "lm", *of_teachers) == "train.parquet: no text in nl is there"
+    with_model = ["--units", "words", "--model", "M"]
+    assert error_of("train.parquet", "--output", "lm", *with_model).startswith("--model M: is for --units characters;")
     (data / "latin.txt").write_bytes("é\n".encode("latin-1"))
     assert error_of("latin.txt", "--output", "lm.arpa").startswith("latin.txt: is not UTF-8; convert it")
     assert re.match("nowhere.parquet: no such utterance file", error_of("nowhere.parquet", "--output", "lm"))

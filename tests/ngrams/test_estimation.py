@@ -80,7 +80,8 @@ def test_probabilities_are_those_of_the_formula(split, order):
         numbers = dev.numbered_as(model.units)
         log_probs = model.log_probs(numbers)
         units = [model.units[number] for number in numbers]
-        for reference, found in zip(references, log_probs[1:], strict=True):
+        rows = [*log_probs[1:], *[log_probs[-1]] * (order - len(log_probs))]  # higher orders have no n-grams of "a"
+        for reference, found in zip(references, rows, strict=True):
             start = 0
             for place, unit in enumerate(units):
                 if unit == "<s>":
@@ -128,6 +129,11 @@ def test_kenlm_reads_the_same_probabilities(split, order, tmp_path):
         scores.append((kenlm.finish(state)[1], math.log10(reference.prob("</s>", history))))
         for found, expected in scores:
             assert found == pytest.approx(expected, abs=1e-5), text
+
+
+def test_a_model_ends_at_the_longest_ngrams_of_its_texts():
+    model, _ = make(["ab", "a"], characters_units, 6)
+    assert [len(ngrams.keys) for ngrams in model.orders] == [5, 4, 3, 1]
 
 
 def test_the_order_of_texts_and_the_size_of_blocks_change_nothing(tmp_path, monkeypatch):
