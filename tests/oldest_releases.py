@@ -12,6 +12,8 @@ project = metadata("hf-mlpl")
 extras = {"", *project.get_all("Provides-Extra")} - {"app", "dev", "docs", "trackio"}
 for requirement in map(Requirement, project.get_all("Requires-Dist")):
     marker = requirement.marker
-    if requirement.name not in ("torch", "hf-mlpl") and (marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)):
+    if requirement.name not in ("torch", "hf-mlpl") and (
+        marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
+    ):
         (bound,) = requirement.specifier
         print(f"{requirement.name}=={bound.version}")

@@ -197,7 +197,11 @@ def _evaluate(
 
 
 def _try_weights(evaluate: Callable[[float | None], dict | None], weights: list[float], is_shown: bool) -> list[dict]:
-    """Evaluates greedy transcripts and those of each weight; returns their rates, greedy first, on all processes."""
+    """Evaluates greedy transcripts and those of each weight; returns their rates, greedy first, on all processes.
+
+    Raises:
+        ValueError: where no reference has a letter, so that there is no error rate to choose by.
+    """
     from accelerate.utils import gather_object
 
     from ..text_table import aligned
@@ -205,6 +209,8 @@ def _try_weights(evaluate: Callable[[float | None], dict | None], weights: list[
     tried = []
     for weight in (*weights, None):  # a language model that cannot be used is an error at once
         [means, *_] = gather_object([(evaluate(weight) or {}).get("macro")])
+        if means["cer"] is None:
+            raise ValueError("no reference has a letter, so no weight is better than another; give one --lm-weight")
         tried.append({"lm_weight": weight, "cer": means["cer"], "wer": means["wer"]})
     tried.insert(0, tried.pop())
     if is_shown:

@@ -7,6 +7,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from hf_mlpl.cli.evaluate import _try_weights
 from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.evaluation.hypotheses import read_hypotheses
@@ -152,3 +153,8 @@ def test_options_without_a_language_model(tone_run, tone_data, tmp_path, capsys)
     with pytest.raises(SystemExit):
         main([*command, "--output", str(tmp_path / "labels"), "--beam-size", "3"])
     assert "--beam-size is for --lm" in capsys.readouterr().err
+
+
+def test_no_weight_is_chosen_without_an_error_rate():
+    with pytest.raises(ValueError, match=r"no reference has a letter, .*; give one --lm-weight"):
+        _try_weights(lambda weight: {"macro": {"cer": None, "wer": None}}, [0.2, 0.4], is_shown=False)
