@@ -38,6 +38,8 @@ step 300 language_finetune \
 if python -c "import flashlight.lib.text" 2>/dev/null; then # there is none for Python 3.13 yet
     python recipes/build_lm.py $run/data/train.parquet --output $run/lm
     search=(--lm $run/lm --lm-weight 0.8)
+else
+    say "    The labels are greedy: flashlight-text, which finds them with a language model, is not installed."
 fi
 python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch" \
     ${search[@]+"${search[@]}"} # bash before 4.4 calls an empty list unset

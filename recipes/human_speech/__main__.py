@@ -46,9 +46,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPORA = yaml.safe_load(Path(__file__).with_name("corpora.yaml").read_text(encoding="utf-8"))
 SHORT_SECONDS = 2  # mean length of utterances, below which they are like the digits of en
 SPLITS = ("train", "dev", "test")
-SETTINGS = (
-    "waveform_augment={}"  # of all stages: people who are few sound like more at other speeds, in noise and echo
-)
+# Of all stages: a few people sound like more at other speeds, in noise and echo
+SETTINGS = "waveform_augment={}"
 
 
 def parser() -> proof.Parser:

@@ -61,7 +61,9 @@ models=supervised search=() # labels are greedy, but for a new model of characte
 if [[ -e $data/unlabelled.parquet ]]; then
     if [[ $machine == laptop ]] && python -c "import flashlight.lib.text" 2>/dev/null; then # the extra lm
         python recipes/build_lm.py "$data/train.parquet" --output $run/lm
-        search=(--lm $run/lm --lm-weight 0.8)
+        search=(--lm $run/lm)
+    elif [[ $machine == laptop ]]; then
+        echo "labels are greedy; pip install -e '.[lm]' finds them with a language model of the transcripts"
     fi
     python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/labels --launch "$launch" \
         ${search[@]+"${search[@]}"} # bash before 4.4 calls an empty list unset

@@ -1,11 +1,24 @@
-"""Shows the commands that the scripts of recipes start."""
+"""Shows the commands that the scripts of recipes start, and has the transcripts of the unlabelled tones."""
 
+import json
 import os
 import subprocess
 
+import pyarrow.parquet as pq
 import pytest
 
+from hf_mlpl.data.utterances import write_utterances
+
 from ..commands import ROOT
+
+
+@pytest.fixture
+def references(tone_corpus, tone_data, tmp_path):
+    """Writes the unlabelled utterances with their transcripts."""
+    spoken = json.loads((tone_corpus / "spoken.json").read_text())
+    table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
+    write_utterances([row | {"text": spoken[row["id"]]} for row in table], tmp_path / "references.parquet")
+    return tmp_path / "references.parquet"
 
 
 @pytest.fixture

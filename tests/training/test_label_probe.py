@@ -47,15 +47,6 @@ def settings(tone_data, tone_run, folder, *overrides) -> list[str]:
 
 
 @pytest.fixture
-def references(tone_corpus, tone_data, tmp_path):
-    """Writes the unlabelled utterances with their transcripts."""
-    spoken = json.loads((tone_corpus / "spoken.json").read_text())
-    table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
-    write_utterances([row | {"text": spoken[row["id"]]} for row in table], tmp_path / "references.parquet")
-    return tmp_path / "references.parquet"
-
-
-@pytest.fixture
 def wrong_texts(tone_data, references, tmp_path):
     """Returns settings of a run whose transcripts are wrong, so that it becomes worse on dev at once."""
     table = pq.read_table(tone_data / "train.parquet").to_pylist()

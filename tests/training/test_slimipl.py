@@ -423,17 +423,8 @@ def uninterrupted(tone_data, tone_run, tmp_path_factory):
     return train_on(tone_data, tone_run, tmp_path_factory.mktemp("slimipl") / "uninterrupted")
 
 
-@pytest.fixture
-def with_references(tone_corpus, tone_data, tmp_path):
-    """Writes the unlabelled utterances with their transcripts."""
-    spoken = json.loads((tone_corpus / "spoken.json").read_text())
-    table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
-    write_utterances([row | {"text": spoken[row["id"]]} for row in table], tmp_path / "references.parquet")
-    return tmp_path / "references.parquet"
-
-
-def test_training_with_it(run, uninterrupted, with_references):
-    folder = run("with references", unlabelled=with_references)
+def test_training_with_it(run, uninterrupted, references):
+    folder = run("with references", unlabelled=references)
     assert len(losses(folder)) == 20 - 2  # two updates fill the cache of four batches
     reports = {row["update"]: row["labels"] for row in rows(folder) if "labels" in row}
     assert reports and min(reports) > 4
