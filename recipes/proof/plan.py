@@ -271,12 +271,13 @@ class _SeedPlan:
             f"unlabelled=[{self.unlabelled}]",
             *variant.settings.get("language_finetune", ()),
         ]
-        search, needs = [], supervised.jobs
+        base, search, needs = "labels", [], supervised.jobs
         if options.lm_weight:
+            base = f"labels_lm_{options.lm_weight:g}"  # labels of another weight are others
             search = ["--lm", self._language_models(), "--lm-weight", f"{options.lm_weight:g}"]
             needs = (*needs, "lm")
         key = self._key("language_finetune", [*settings, "language=any"])
-        labels = f"{self.run}/{self._name('labels', key, variant)}"
+        labels = f"{self.run}/{self._name(base, key, variant)}"
         model = f"{self.run}/{self._name('{language}', key, variant)}"
         settings = [f"output_dir={model}", *settings]
         command = [

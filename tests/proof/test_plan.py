@@ -151,6 +151,8 @@ def test_labels_need_language_models_that_are_made_once(plan_of, tmp_path):
         "--lm-weight",
         "0.8",
     )
+    others = [plan_of(models=("supervised", "final"), lm_weight=weight).jobs["0/hr.labels"] for weight in (0.0, 0.5)]
+    assert len({each.result for each in (stage_2, *others)}) == 3  # no weight takes the labels of another
     job.result.mkdir(parents=True)
     (job.result / "hr.arpa").touch()
     assert not job.is_complete()  # another language has none yet
