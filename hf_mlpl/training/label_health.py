@@ -36,7 +36,7 @@ def made_label(row: dict, label: Hypothesis) -> MadeLabel:
 
 
 class LabelHealth:
-    """Collects labels with their utterances; reports statistics of them, and judges whether they have collapsed."""
+    """Collects the labels that are learned, with their utterances; reports on them, and detects a collapse."""
 
     def __init__(self, labelled: Dataset):
         characters, seconds = Counter(), Counter()
