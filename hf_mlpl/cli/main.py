@@ -40,6 +40,7 @@ COMMANDS = {  # as `hf-mlpl --help` lists them
     "label": {
         "pseudo-label": "label unlabelled speech with a trained model",
         "calibrate": "learn which error rate to expect of a label, by its scores",
+        "vote-labels": "keep of the labels of several teachers those that are nearest to all others",
         "filter-labels": "keep the pseudo-labels whose scores fulfil conditions",
         "join-labels": "combine a data set of labels with your own copy of the audio",
     },

@@ -16,5 +16,6 @@ __all__, __getattr__, __dir__ = lazy_names(
         "schema": "LABEL_FEATURES LABEL_SET_FEATURES SCORES",
         "summary": "LabelSummary",
         "thresholds": "ThresholdCounts best_order",
+        "vote": "VoteReport vote_labels",
     },
 )

@@ -12,7 +12,7 @@ is null for an utterance with a single label. Texts are compared in lower case a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -73,11 +73,23 @@ def other_labels(files: Files, utterances: Dataset, settings: TableSettings = AS
 
 def agreement(label_sets: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
     """Returns the agreement (N,) of the texts (N,) of several label sets, in which null stands for no label."""
-    texts = [[None if text is None else COMPARED(text) for text in texts.to_pylist()] for texts in label_sets]
-    sums, counts = np.zeros(len(texts[0])), np.zeros(len(texts[0]), int)
-    for one, two in combinations(texts, 2):
-        numbers = [number for number, pair in enumerate(zip(one, two, strict=True)) if None not in pair]
-        pairs = ([each[number] for number in numbers] for each in (one, two))
-        sums[numbers] += cpdist(*pairs, scorer=Levenshtein.normalized_similarity, dtype=np.float64, workers=-1)
-        counts[numbers] += 1
+    sums, counts = np.zeros(len(label_sets[0])), np.zeros(len(label_sets[0]), int)
+    for _, _, rows, similarities in pair_similarities(label_sets):
+        sums[rows] += similarities
+        counts[rows] += 1
     return pa.array(sums / np.maximum(counts, 1), mask=counts == 0)
+
+
+def pair_similarities(
+    label_sets: Sequence[pa.Array | pa.ChunkedArray],
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Yields for each pair of label sets their numbers, the rows (R,) that both label, and the similarities (R,).
+
+    A similarity is 1 - edit distance / length of the longer text, and exactly 1 where both texts are equal.
+    """
+    texts = [[None if text is None else COMPARED(text) for text in texts.to_pylist()] for texts in label_sets]
+    for one, two in combinations(range(len(texts)), 2):
+        both = zip(texts[one], texts[two], strict=True)
+        rows = np.array([row for row, pair in enumerate(both) if None not in pair], int)
+        pairs = ([texts[each][row] for row in rows] for each in (one, two))
+        yield one, two, rows, cpdist(*pairs, scorer=Levenshtein.normalized_similarity, dtype=np.float64, workers=-1)

@@ -46,7 +46,7 @@ OPERATORS: dict[str, Callable] = {">=": np.greater_equal, "<=": np.less_equal, "
 CONDITION = re.compile(rf"\s*({'|'.join((*SCORES, CHARACTERS))})\s*({'|'.join(OPERATORS)})\s*([^\s=]\S*)\s*")
 LANGUAGE_AGREES, PREDICTED_LANGUAGE = "language agrees", "predicted_language"
 REMEDIES = {
-    "agreement": "; --agreement-with computes it",
+    "agreement": "; --agreement-with or `hf-mlpl vote-labels` computes it",
     "expected_cer": "; --calibration computes it, of labels with most of its scores",
 }
 

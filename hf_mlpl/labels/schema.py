@@ -19,7 +19,7 @@ SCORES = {
     "repetition": "share of the text's sequences of four words that occurred before in it; a loop has nearly 1",
     "language_probability": "of the utterance's own language, by the teacher's language-ID head, or Whisper",
     "no_speech_probability": "by Whisper; of a long recording, of its piece where it is highest; null for others",
-    "agreement": "of label sets: 1 - edit distance / length of the longer text, mean over pairs; null without another",
+    "agreement": "of teachers: 1 - edit distance / length of the longer text, mean over pairs; null without another",
     "expected_cer": "character error rate that `hf-mlpl calibrate` expects of such scores; null without a calibration",
 }
 # `labels.parquet`: utterances with their pseudo-labels, which training reads like any utterance file.

@@ -105,7 +105,8 @@ def test_the_command(tmp_path, capfd, error_of, caplog):
     filters.write_text("filter: [agreement >= 0.9]\n")
     command = ["filter_labels.py", folder / "labels.parquet", "--output", tmp_path / "kept.parquet"]
     assert error_of(*command, "--filters", filters).startswith(
-        "'agreement >= 0.9' cannot hold: none of 5 labels has a value of agreement; --agreement-with computes it; "
+        "'agreement >= 0.9' cannot hold: none of 5 labels has a value of agreement; --agreement-with or "
+        "`hf-mlpl vote-labels` computes it; "
     )
     assert run_command(*command, "--filters", filters, "--agreement-with", other) == 0
     output = capfd.readouterr().out
