@@ -10,9 +10,9 @@ file of labels, also of `hf-mlpl filter-labels` or `hf-mlpl join-labels`, or a q
 
 Distances are edit distance / length of the longer text, in lower case and without punctuation, and an empty text is a
 vote like others. Of equally near texts the one with the higher letter_log_prob is kept, and then that of the teacher
-who is named first: of two teachers, that is the surer one. The label keeps its scores, and its `source` names its
-teacher. It gets the score `agreement`, 1 - its mean distance to the texts of other teachers, by which
-`hf-mlpl filter-labels` keeps labels:
+who is named first: of two teachers, that is the surer one. Texts of Whisper have no such score, and lose. The label
+keeps its other scores, and its `source` names its teacher. It gets the score `agreement`, 1 - its mean distance to the
+texts of other teachers, by which `hf-mlpl filter-labels` keeps labels:
 
     filter:
       - agreement >= 0.8
