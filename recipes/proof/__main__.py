@@ -22,6 +22,7 @@ Variants. A file of variants holds names, and the settings in which each differs
     no_slimipl: {labels: {teacher: supervised}}
     better_half: {labels: {filter: [mean_log_prob >= -0.3]}}
     second_round: {labels: {teacher: slow_teacher}}   # labels by the final model of a variant above
+    voted: {labels: {committee: 3, filter: [agreement >= 50%]}}   # teachers of three seeds vote on the labels
     augmented: {supervised: {waveform_augment: {}}, control: {waveform_augment: {}}, oracle: {}}
 
 Stages are supervised, language_finetune (stage 2), labels (stage 3), mixed and final (stage 4). What is equal is
@@ -29,6 +30,11 @@ trained once. A variant is measured against the recipe's control and oracle, unl
 the last one: then it gets its own. {data} in a setting is DATA. With variants the models are by default supervised,
 control, final and oracle, and the speakers those of dev: choose on dev, and look at --evaluate test once, for what was
 chosen.
+
+A committee of N, of a variant or of the recipe itself (--committee N), is the seed's own teacher and N - 1 others, of
+SEED + 100, SEED + 200 and so on, whose stages 1 to 3 are in OUTPUT/SEED/committee-1 and so on. `hf-mlpl vote-labels`
+keeps of each utterance the label that is nearest to all others, before the variant's filter. Stage 4 starts from the
+seed's own supervised model. That costs N times stages 1 to 3.
 
 Jobs run --jobs at a time, each with one thread. The same command again skips what is complete and goes on with what
 was interrupted. A job that fails ends in a line that names its log in OUTPUT/logs, and stops only what needs it; ^C
@@ -39,7 +45,7 @@ Transcripts lie beside the results of each model, OUTPUT/SEED/NAME.dev.hypothese
 NAME.hypotheses.parquet).
 
 Environment variables set the defaults of the options of the same name: launch, models, updates, later_updates,
-batch_seconds, start, settings, lm_weight.
+batch_seconds, committee, start, settings, lm_weight.
 """
 
 from __future__ import annotations
@@ -81,7 +87,12 @@ def parser() -> Parser:
     return parser
 
 
-def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, batch_seconds: float | None = 15) -> None:
+def add_options(
+    parser: argparse.ArgumentParser,
+    updates: int | None = 2000,
+    batch_seconds: float | None = 15,
+    committee: int = 1,
+) -> None:
     """Adds the options of a proof, with defaults that environment variables may set."""
     parser.add_argument("--variants", type=Path, metavar="FILE", help="YAML file of variants")
     parser.add_argument("--evaluate", choices=SPLITS, help="default: test without variants, dev with variants")
@@ -91,6 +102,8 @@ def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, bat
     help_text = "of the control, and of both parts of stage 4 together; slimIPL has 3 for 5 of them"
     add_length(parser, "later_updates", _five, 1000, help_text)
     add_length(parser, "batch_seconds", _seconds, batch_seconds, "of speech in a micro-batch")
+    help_text = "teachers, with seeds of their own, who vote on the labels of each seed; 1: no vote"
+    add_length(parser, "committee", _positive, committee, help_text)
     parser.add_argument(
         "--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny"
     )
@@ -238,6 +251,7 @@ def _options(given: argparse.Namespace):
         settings=tuple(shlex.split(given.settings)),
         launch=tuple(shlex.split(given.launch)),
         has_known_texts=has_known_texts,
+        committee=given.committee,
         lm_weight=given.lm_weight,
     )
 

@@ -28,6 +28,7 @@ from .jobs import Job
 from .variants import RECIPE, Variant
 
 STAGES = "recipes/demo"  # the folder with a YAML file for each stage, which holds the defaults
+SEEDS_APART = 100  # of the teachers of a committee
 # Updates of a stage as shares of those of the control
 SLIMIPL, SLIMIPL_START, MIXED, FINAL = (3, 5), (1, 5), (4, 5), (1, 5)
 
@@ -50,6 +51,7 @@ class Options:
     settings: tuple[str, ...] = ()  # in addition to those of all stages
     launch: tuple[str, ...] = ("python",)
     has_known_texts: bool = True  # of the unlabelled speech
+    committee: int = 1  # teachers who vote on the labels of a seed, unless a variant has another number
     lm_weight: float = 0.0  # of language models of the transcripts, with which labels are found; 0: they are greedy
 
 
@@ -109,15 +111,21 @@ def _files(options: Options, split: str) -> list[str]:
 
 
 class _SeedPlan:
-    """Adds the jobs of one seed to a plan."""
+    """Adds the jobs of one seed to a plan.
 
-    def __init__(self, options: Options, seed: int, plan: Plan):
+    Args:
+        folder: for what the jobs make, in `options.output`.
+    """
+
+    def __init__(self, options: Options, seed: int, plan: Plan, folder: str | None = None):
         self.options, self.seed, self.plan = options, seed, plan
-        self.run = f"{options.output}/{seed}"
+        self.folder = folder or str(seed)
+        self.run = f"{options.output}/{self.folder}"
         self.labelled = f"{options.data}/train.parquet"
         self.unlabelled = f"{options.data}/unlabelled.parquet"
         self.keys: dict[str, str] = {}  # of the recipe's own folders
         self.finals: dict[str, Made] = {}  # final models of variants
+        self.committee: list[_SeedPlan] = []  # of the other teachers, with seeds of their own, up to stage 3
         launch = [sys.executable if word == "python" else word for word in options.launch]
         self.launch, self.module = launch, (*launch, "-m", "hf_mlpl")
 
@@ -237,7 +245,7 @@ class _SeedPlan:
 
     def _add(self, name: str, kind: str, command: Sequence[str], result: str, needs: Sequence[str], **more) -> Made:
         """Adds a job, unless an equal one is there already."""
-        name = f"{self.seed}/{name}"
+        name = f"{self.folder}/{name}"
         if name not in self.plan.jobs:
             needs = tuple(dict.fromkeys(needs))
             self.plan.jobs[name] = Job(name, kind, tuple(command), Path(result), needs, **more)
@@ -252,6 +260,24 @@ class _SeedPlan:
     def _labels(self, variant: Variant, supervised: Made) -> Labels:
         """Adds stages 2 and 3 of all languages, and what a variant does with labels afterwards."""
         wanted = variant.labels
+        labels = self._labels_of_teacher(variant, supervised)
+        size = wanted.committee or self.options.committee
+        if size > 1 and wanted.teacher not in self.finals:  # other seeds have no final models
+            others = [each._labels_of_teacher(variant, each._supervised(variant)) for each in self._others(size - 1)]
+            labels = self._voted([labels, *others])
+        return self._filtered(labels, wanted.filter) if wanted.filter else labels
+
+    def _others(self, count: int) -> list[_SeedPlan]:
+        """Returns the plans of the other teachers of a committee; their folders have the names of this seed's."""
+        for number in range(len(self.committee) + 1, count + 1):
+            seed, folder = self.seed + SEEDS_APART * number, f"{self.folder}/committee-{number}"
+            other = _SeedPlan(self.options, seed, self.plan, folder)
+            other.keys = self.keys
+            self.committee.append(other)
+        return self.committee[:count]
+
+    def _labels_of_teacher(self, variant: Variant, supervised: Made) -> Labels:
+        wanted = variant.labels
         if wanted.teacher == "language_finetune":
             labels, teachers = self._language_finetune(variant, supervised)
         else:
@@ -259,7 +285,7 @@ class _SeedPlan:
             labels, teachers = None, dict.fromkeys(self.options.languages, teacher)
         if wanted.options or labels is None:
             labels = self._label(teachers, wanted.options)
-        return self._filtered(labels, wanted.filter) if wanted.filter else labels
+        return labels
 
     def _language_finetune(self, variant: Variant, supervised: Made) -> tuple[Labels, dict[str, Made]]:
         """Adds slimIPL and the labels of its model, a job for each language; returns the labels and the models."""
@@ -339,6 +365,15 @@ class _SeedPlan:
             name, done = f"labels-{key}-{language}", f"{folder}/{language}/complete.json"
             jobs += self._add(name, "pseudo-label", command, done, teacher.jobs).jobs
         return Labels(f"{folder}/*/labels.parquet", tuple(jobs), f"{folder}.json")
+
+    def _voted(self, labels: Sequence[Labels]) -> Labels:
+        paths = [each.path for each in labels]
+        key = self._checksum(json.dumps([paths, self.options.languages]))
+        path = f"{self.run}/voted-{key}.parquet"
+        command = (sys.executable, "-m", "hf_mlpl", "vote-labels", *paths, "--output", path)
+        jobs = [job for each in labels for job in each.jobs]
+        made = self._add(f"voted-{key}", "vote-labels", command, path, jobs)
+        return Labels(path, made.jobs, f"{path.removesuffix('.parquet')}.json")
 
     def _filtered(self, labels: Labels, conditions: Sequence[str]) -> Labels:
         key = self._checksum(json.dumps([labels.path, list(conditions)]))

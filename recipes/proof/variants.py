@@ -16,7 +16,7 @@ from hf_mlpl.error_line import error_line
 MODELS = ("supervised", "control", "at_once", "scratch", "final", "oracle")  # in the order of the tables
 TRAINED = ("supervised", "control", "language_finetune", "mixed", "final", "oracle")  # stages with settings
 FIXED = ("output_dir", "seed", "push_to_hub")  # settings that are the proof's own
-LABELS = ("teacher", "filter", "options")
+LABELS = ("teacher", "filter", "options", "committee")
 NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -28,11 +28,14 @@ class Labels:
         teacher: `language_finetune` (stage 2), `supervised` (stage 1), or another variant, whose final model labels.
         filter: conditions of `hf-mlpl filter-labels`; with none, all labels are used.
         options: more options of `hf-mlpl pseudo-label`.
+        committee: number of teachers, with seeds of their own, who vote on the labels before the filter; None for that
+            of the recipe.
     """
 
     teacher: str = "language_finetune"
     filter: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    committee: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,17 @@ def _labels(name: str, values: Mapping, earlier: list[str]) -> Labels:
     teachers = ["language_finetune", "supervised", *earlier]
     if teacher not in teachers:
         raise ValueError(f"{name}: the teacher is {teacher!r}; it can be {', '.join(teachers)} (a variant above it)")
+    committee = values.get("committee")
+    if committee is not None and (type(committee) is not int or committee < 1):
+        raise ValueError(f"{name}: committee of labels is {committee!r}; it must be a whole number, 1 or more")
+    if committee not in (None, 1) and teacher in earlier:
+        raise ValueError(
+            f"{name}: committee of labels is {committee}, and its teacher {teacher} is trained with one seed; "
+            "language_finetune and supervised can have a committee"
+        )
     lists = {}
     for key in ("filter", "options"):
         lists[key] = values.get(key) or []
         if not isinstance(lists[key], list) or not all(isinstance(each, (str, int, float)) for each in lists[key]):
             raise ValueError(f"{name}: {key} of labels is {lists[key]!r}; it must be a list of texts")
-    return Labels(teacher, tuple(map(str, lists["filter"])), tuple(map(str, lists["options"])))
+    return Labels(teacher, tuple(map(str, lists["filter"])), tuple(map(str, lists["options"])), committee)

@@ -28,7 +28,7 @@ def in_root(monkeypatch, quick_python):
     """Lets jobs start quickly, in the project's folder, as the scripts do."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "executable", str(quick_python))
-    for name in ("launch", "models", "updates", "later_updates", "batch_seconds", "start", "settings"):
+    for name in ("launch", "models", "updates", "later_updates", "batch_seconds", "committee", "start", "settings"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -14,6 +14,8 @@ from recipes.proof.variants import MODELS, read_variants
 
 from ..commands import ROOT, check_command, parse_command
 
+FOLDERS = ("", "committee-1/", "committee-2/")  # of the teachers of a committee of three
+
 
 @pytest.fixture
 def plan_of(tmp_path, monkeypatch):
@@ -158,6 +160,70 @@ def test_labels_need_language_models_that_are_made_once(plan_of, tmp_path):
     assert not job.is_complete()  # another language has none yet
     (job.result / "sl.arpa").touch()
     assert job.is_complete()
+
+
+def test_teachers_of_other_seeds_vote_on_labels(plan_of, tmp_path):
+    variants = """
+        voted: {labels: {committee: 3}}
+        sure: {labels: {committee: 3, filter: [agreement >= 50%]}, final: {max_updates: 300}}
+        soft: {language_finetune: {slimipl.ema_decay: 0.99}, labels: {committee: 2}}
+        no_slimipl: {labels: {committee: 2, teacher: supervised}}
+        alone: {labels: {committee: 1}}
+        """
+    plan, run = plan_of(variants), tmp_path / "out" / "0"
+    jobs, folders = plan.jobs, models(plan)
+    assert folders["alone"] == "final" and len({folders[name] for name in ("final", "voted", "sure", "soft")}) == 4
+    votes = {name: job for name, job in jobs.items() if job.kind == "vote-labels"}
+    assert len(votes) == 3  # the one of `sure` is that of `voted`
+
+    def vote_of(variant):
+        mixed = settings_of(jobs[f"0/{Path(settings_of(jobs[f'0/{folders[variant]}']).model).parent.name}"])
+        assert mixed.model == str(run / "supervised" / "model")  # the seed's own
+        [job] = [job for job in votes.values() if str(job.result) == mixed.train[1]]
+        words = ["python", *job.command[job.command.index("-m") :]]
+        check_command(words)
+        parse_command(words)
+        assert plan.labels[variant][0].path == str(job.result) == words[-1]
+        return [Path(word).relative_to(run).as_posix() for word in words[4:-2]], job
+
+    patterns, vote = vote_of("voted")
+    assert patterns == [f"{folder}labels/*/labels.parquet" for folder in FOLDERS]
+    assert {"0/labels", "0/committee-1/labels", "0/committee-2/labels"} <= {*vote.needs}
+    soft, _ = vote_of("soft")
+    assert soft[1] == f"committee-1/{soft[0]}" and len(soft) == 2 and soft[0] != patterns[0]
+    assert vote_of("no_slimipl")[0][1].startswith("committee-1/labels-")
+    seeds = {name: settings_of(job).seed for name, job in jobs.items() if job.kind == "supervised"}
+    assert seeds == {"0/supervised": 0, "0/committee-1/supervised": 100, "0/committee-2/supervised": 200}
+    slimipl = {name: job.command for name, job in jobs.items() if job.kind == "language_finetune"}
+    for folder, seed in zip(FOLDERS, (0, 100, 200), strict=True):
+        command = slimipl[f"0/{folder}sl.labels"]
+        assert f"seed={seed}" in command and f"model={run}/{folder}supervised/model" in command
+        assert str(run / folder / "labels") in command and f"output_dir={run}/{folder}{{language}}" in command
+    [kept] = [job for job in jobs.values() if job.kind == "filter-labels"]
+    assert kept.command[4] == str(vote.result) and kept.needs == plan.labels["voted"][0].jobs
+    assert plan.labels["sure"][0].path == str(kept.result)
+    before = set()
+    for name, job in jobs.items():
+        assert before.issuperset(job.needs), name
+        before.add(name)
+    assert len({job.result for job in jobs.values()}) == len(jobs)
+
+
+def test_the_recipe_may_have_a_committee_too(plan_of):
+    variants = "one: {labels: {committee: 1}}\nsoft: {final: {max_updates: 3}}\nagain: {labels: {teacher: one}}"
+    plan = plan_of(variants, committee=3, models=(*MODELS,), seeds=(0, 100))
+    paths = {name: Path(labels[0].path).name for name, labels in plan.labels.items() if name != "supervised"}
+    assert paths["final"] == paths["soft"] and paths["final"].startswith("voted-")
+    assert paths["one"] == "labels.parquet" and paths["again"] == "labels.parquet"  # of the one final model
+    scratch = settings_of(plan.jobs["0/scratch_mixed"])
+    assert Path(scratch.train[1]).name == paths["final"]
+    assert plan.labels["final"][0].path.replace("/0/", "/100/") == plan.labels["final"][100].path
+    trained = [name for name, job in plan.jobs.items() if job.kind == "supervised"]
+    assert sorted(trained) == sorted(f"{seed}/{folder}supervised" for seed in (0, 100) for folder in FOLDERS)
+    alone = plan_of("voted: {labels: {committee: 3}}")
+    assert plan.labels["final"][0].path == alone.labels["voted"][0].path  # so that none is trained again
+    assert not any("committee" in name for name in plan_of(models=("supervised", "control", "final")).jobs)
+    assert not any("committee" in name for name in plan_of(committee=3, models=("supervised", "control")).jobs)
 
 
 def test_what_an_earlier_command_completed_is_complete(plan_of, tmp_path):

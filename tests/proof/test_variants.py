@@ -43,12 +43,12 @@ def test_labels_come_from_elsewhere(tmp_path):
         """
         plain:
         filtered: {labels: {filter: [mean_log_prob >= -0.3], options: [--dtype, bfloat16]}, control: }
-        again: {labels: {teacher: filtered}}
+        again: {labels: {teacher: filtered, committee: 1}}
         """,
     )
     assert plain.settings == {} and plain.labels == Labels()
     assert filtered.labels == Labels(filter=("mean_log_prob >= -0.3",), options=("--dtype", "bfloat16"))
-    assert filtered.settings == {"control": ()} and again.labels.teacher == "filtered"
+    assert filtered.settings == {"control": ()} and again.labels == Labels("filtered", committee=1)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,12 @@ def test_labels_come_from_elsewhere(tmp_path):
         ("a: {labels: supervised}", "labels is 'supervised'"),
         ("a: {labels: {teacher: b}}\nb: {}", "the teacher is 'b'; it can be language_finetune, supervised"),
         ("a: {labels: {filter: characters > 0}}", "it must be a list"),
+        ("a: {labels: {committee: 0}}", "committee of labels is 0; it must be a whole number, 1 or more"),
+        ("a: {labels: {committee: yes}}", "committee of labels is True; it must be"),
+        (
+            "a: \nb: {labels: {teacher: a, committee: 3}}",
+            "committee of labels is 3, and its teacher a is trained with",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, text, line):
