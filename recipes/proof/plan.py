@@ -378,7 +378,7 @@ class _SeedPlan:
     def _filtered(self, labels: Labels, conditions: Sequence[str]) -> Labels:
         key = self._checksum(json.dumps([labels.path, list(conditions)]))
         path, filters = f"{self.run}/kept-{key}.parquet", Path(f"{self.run}/kept-{key}.yaml")
-        files = [labels.path.replace("*", language) for language in self.options.languages]
+        files = dict.fromkeys(labels.path.replace("*", language) for language in self.options.languages)
         command = [
             sys.executable,
             "-m",

@@ -20,6 +20,7 @@ VARIANTS = """
 same: {mixed: {learning_rate: 0.001}}
 longer: {mixed: {max_updates: 6}}
 kept: {labels: {teacher: supervised, filter: [characters > 1]}}
+voted: {labels: {committee: 2, filter: [agreement >= 50%]}}
 """
 
 
@@ -183,14 +184,22 @@ def test_two_seeds_and_variants_on_tones(tone_data, tone_run, tmp_path, in_root,
     content = json.loads((out / "table.json").read_text())
     page = (out / "table.md").read_text()
     assert content["split"] == "dev" and content["failed"] == {} and not list(out.glob("*/final.json"))
-    assert set(content["models"]) == {"supervised", "control", "final", "same", "longer", "kept", "oracle"}
+    assert set(content["models"]) == {"supervised", "control", "final", "same", "longer", "kept", "voted", "oracle"}
     assert content["models"]["final"] == content["models"]["same"] and content["paired"]["same"]["cer"]["mean"] == 0
     trained = {path.parent.name for path in out.glob("0/*/model")}
     assert trained >= {"supervised", "de", "sv-SE", "final_mixed", "final", "control", "oracle_mixed", "oracle"}
     assert len([name for name in trained if name.startswith("supervised")]) == 1
-    assert len([name for name in trained if name.startswith("final_mixed")]) == 3
+    assert len([name for name in trained if name.startswith("final_mixed")]) == 4
+    weights = {
+        (out / "0" / folder / "supervised" / "model" / "model.safetensors").read_bytes()
+        for folder in (".", "committee-1")
+    }
+    assert len(weights) == 2 and 0.5 <= content["labels"]["voted"]["kept_share"]["mean"] <= 1
+    for seed in (0, 1):
+        [voted] = (out / str(seed)).glob("voted-*.parquet")
+        assert {*pq.read_table(voted)["id"].to_pylist()} == {row["id"] for row in train[1::2]}
     assert (
-        set(content["labels"]) == {"supervised", "final", "same", "longer", "kept"}
+        set(content["labels"]) == {"supervised", "final", "same", "longer", "kept", "voted"}
         and "| final, same, longer |" in page
     )
     [counts] = out.glob("0/labels*/complete.json")

@@ -200,7 +200,7 @@ def test_teachers_of_other_seeds_vote_on_labels(plan_of, tmp_path):
         assert f"seed={seed}" in command and f"model={run}/{folder}supervised/model" in command
         assert str(run / folder / "labels") in command and f"output_dir={run}/{folder}{{language}}" in command
     [kept] = [job for job in jobs.values() if job.kind == "filter-labels"]
-    assert kept.command[4] == str(vote.result) and kept.needs == plan.labels["voted"][0].jobs
+    assert kept.command[4:6] == (str(vote.result), "--filters") and kept.needs == plan.labels["voted"][0].jobs
     assert plan.labels["sure"][0].path == str(kept.result)
     before = set()
     for name, job in jobs.items():
