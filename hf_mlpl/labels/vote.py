@@ -110,8 +110,8 @@ def vote_labels(
             without an utterance in common, references of no label, and labels that have collapsed.
         InUseError: if another job is writing the same file.
     """
-    names, output = list(map(str, teachers)), as_path(output)
-    files = _files(names)
+    names, output = [f"{as_path(teacher)}" for teacher in teachers], as_path(output)  # as they may be shown
+    files = _files(teachers, names)
     report, voted, texts_of = VoteReport(names), LabelTexts(), [LabelTexts() for _ in names]
     transcripts = None if references is None else References(references)
 
@@ -147,13 +147,14 @@ def _parent(output: AnyPath) -> AnyPath:
     return output.parent
 
 
-def _files(names: Sequence[str]) -> list[list[AnyPath]]:
+def _files(teachers: Sequence[str | AnyPath], names: Sequence[str]) -> list[list[AnyPath]]:
     """Returns the files of each teacher; raises ValueError for a name without files, and for a file named twice."""
     if len(names) < 2:
         raise ValueError(f"{', '.join(names) or 'no labels'}: labels of two teachers or more can vote; name others")
     files, seen = [], dict[AnyPath, str]()
-    for name in names:
-        found = list(chain.from_iterable(find_label_set(name).values())) if _is_here(name) else []
+    for teacher, name in zip(map(str, teachers), names, strict=True):
+        is_here = all(isinstance(path, RemotePath) or path.exists() for path in matching_paths(teacher))
+        found = list(chain.from_iterable(find_label_set(teacher).values())) if is_here else []
         if not found:
             raise ValueError(
                 f"{name}: no such file or folder of labels; `hf-mlpl join-labels` makes a file of labels on the Hub"
@@ -168,10 +169,6 @@ def _files(names: Sequence[str]) -> list[list[AnyPath]]:
             seen[path.resolve()] = name
         files.append(found)
     return files
-
-
-def _is_here(name: str) -> bool:
-    return all(isinstance(path, RemotePath) or path.exists() for path in matching_paths(name))
 
 
 def _copy(paths: Sequence[AnyPath], copy: Path, texts: LabelTexts) -> Dataset:

@@ -207,7 +207,10 @@ def test_commands_take_labels_of_object_storage(label, bucket, tone_data, tmp_pa
     joining = "join_labels.py", "--audio", tone_data / "unlabelled.parquet", "--labels"
     joined = run(*joining, bucket / "labels", "--output", bucket / "joined.parquet")
     assert joined == run(*joining, copy, "--output", tmp_path / "joined.parquet")
-    for name in ("kept.parquet", "joined.parquet"):
+    voted = run("vote_labels.py", bucket / "labels", bucket / "kept.parquet", "--output", bucket / "voted.parquet")
+    again = run("vote_labels.py", copy, tmp_path / "kept.parquet", "--output", tmp_path / "voted.parquet")
+    assert voted.split() == again.split()  # columns are as wide as names
+    for name in ("kept.parquet", "joined.parquet", "voted.parquet"):
         assert (bucket / name).read_bytes() == (tmp_path / name).read_bytes()
         assert len(read_utterances([str(bucket / name)])) == 24
     run("report.py", bucket / "labels", "--output", tmp_path / "bucket.html")
