@@ -100,6 +100,12 @@ def test_environment_variables_set_defaults(tone_data, tmp_path, in_root, monkey
     assert "max_updates=7 'dev=[]' max_batch_seconds=2.5" in shown and "log_every=9" in shown
     assert [line.split(":")[0] for line in shown.splitlines()] == ["tokens", "0/supervised", "0/supervised.dev"]
     assert proof.main([*usual, "--updates", "8"]) == 0 and "max_updates=8" in capsys.readouterr().out
+    monkeypatch.setenv("committee", "2")
+    for number in (["--committee", "1"], []):
+        assert proof.main([*usual, "--models", "supervised final", *number]) == 0
+        shown = capsys.readouterr().out
+        assert ("\n0/committee-1/supervised: " in shown) == (" vote-labels " in shown) == (not number)
+    assert "--committee: '0' is not accepted" in last_line(capsys, proof.main, *usual, "--committee", "0")[1]
     monkeypatch.setenv("updates", "many")
     status, line = last_line(capsys, proof.main, *usual)
     assert status == 2 and "--updates: 'many' is not accepted" in line
