@@ -23,6 +23,7 @@ from datasets import Dataset
 
 from .collapse import HUMAN, LabelTexts, TextCounts
 from .conventions import Conventions, parts_by
+from .remembered import remembered
 from .rows import blocks, distinct, id_hashes, repeated
 from .text_arrays import TextBlock, content_of, join
 
@@ -277,10 +278,14 @@ def ids_sha256(dataset: Dataset) -> str:
     """Returns a hash of the ids of a data set in their order, as `job.json` of labels has it."""
     if (summary := known_summary(dataset)) is not None and summary.ids_sha256 is not None:
         return summary.ids_sha256
-    sha = hashlib.sha256()
-    for number, block in enumerate(blocks(dataset, ["id"])):
-        hash_ids(sha, block["id"], number == 0)
-    return sha.hexdigest()
+
+    def compute() -> str:
+        sha = hashlib.sha256()
+        for number, block in enumerate(blocks(dataset, ["id"])):
+            hash_ids(sha, block["id"], number == 0)
+        return sha.hexdigest()
+
+    return remembered("ids_sha256", dataset, compute)
 
 
 def hash_rows(sha, table: pa.Table) -> None:
@@ -294,10 +299,30 @@ def rows_sha256(dataset: Dataset) -> str:
     """Returns a hash of the ids and texts of a data set in their order, as checkpoints have it."""
     if (summary := known_summary(dataset)) is not None and summary.rows_sha256 is not None:
         return summary.rows_sha256
-    sha = hashlib.sha256()
-    for block in blocks(dataset, ["id", "text"]):
-        hash_rows(sha, block)
-    return sha.hexdigest()
+
+    def compute() -> str:
+        sha = hashlib.sha256()
+        for block in blocks(dataset, ["id", "text"]):
+            hash_rows(sha, block)
+        return sha.hexdigest()
+
+    return remembered("rows_sha256", dataset, compute)
+
+
+def seconds_by_source(dataset: Dataset) -> list[tuple[str, str | None, float]]:
+    """Returns languages, sources of texts, and the seconds of their utterances."""
+    if (summary := known_summary(dataset)) is not None:
+        return [(*key, group.seconds) for key, group in summary.groups.items()]
+
+    def compute() -> list[list]:
+        totals = defaultdict[tuple[str, str | None], float](float)
+        for block in blocks(dataset, ["language", "source", "duration_seconds"]):
+            groups = block.group_by(["language", "source"], use_threads=False)
+            for row in groups.aggregate([("duration_seconds", "sum")]).to_pylist():
+                totals[row["language"], row["source"]] += row["duration_seconds_sum"]
+        return [[*key, seconds] for key, seconds in totals.items()]
+
+    return [(language, source, seconds) for language, source, seconds in remembered("seconds", dataset, compute)]
 
 
 # --------------------------------------------------------------------------------- in files, and beside data sets

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from ..atomic import write_json
 from ..corpora.sources import sources_of
 from ..ctc_models import CtcInterface
 from ..data.collapse import HUMAN
-from ..data.rows import blocks
+from ..data.summary import seconds_by_source
 from ..hardware import hardware_name
 from ..training_config import PRESETS, TrainingConfig
 
@@ -122,7 +121,7 @@ class RunRecord:
 def training_data(dataset: Dataset) -> dict[str, dict]:
     """Sums the hours of each language's human texts and pseudo-labels; lists the teachers of the latter."""
     seconds, teachers = defaultdict(Counter), defaultdict(set)
-    for language, source, duration in _seconds(dataset, ["language", "source"]):
+    for language, source, duration in seconds_by_source(dataset):
         seconds[language]["human" if source in HUMAN else "pseudo_labelled"] += duration
         if source not in HUMAN:
             teachers[language].add(source)
@@ -136,17 +135,10 @@ def training_data(dataset: Dataset) -> dict[str, dict]:
 
 
 def _unlabelled_hours(dataset: Dataset) -> dict[str, float]:
-    seconds = Counter()
-    for language, duration in _seconds(dataset, ["language"]):
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for language, _, duration in seconds_by_source(dataset):
         seconds[language] += duration
     return {language: seconds[language] / 3600 for language in sorted(seconds)}
-
-
-def _seconds(dataset: Dataset, by: list[str]) -> Iterator[tuple]:
-    """Yields, for each block of rows, the values of the columns `by` with the seconds of their utterances."""
-    for block in blocks(dataset, [*by, "duration_seconds"]):
-        for row in block.group_by(by, use_threads=False).aggregate([("duration_seconds", "sum")]).to_pylist():
-            yield *(row[name] for name in by), row["duration_seconds_sum"]
 
 
 def _started_from(config: TrainingConfig, model: PreTrainedModel) -> dict | None:

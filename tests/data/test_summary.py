@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from hf_mlpl.data import utterances
 from hf_mlpl.data.collapse import visible
+from hf_mlpl.data.rows import select_rows
 from hf_mlpl.data.summary import (
     KEY,
     _end_of_rows,
@@ -20,6 +22,7 @@ from hf_mlpl.data.summary import (
     joined,
     known_summary,
     rows_sha256,
+    seconds_by_source,
     summary_of,
 )
 from hf_mlpl.data.utterances import languages_of, read_utterances, speech_totals, write_utterances
@@ -117,6 +120,43 @@ def test_starting_reads_the_footer(tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="a row was looked at"):  # whose ids may be those of the other
         read_utterances([files[0], files[0]])
     assert len(read_utterances([plain], is_checked=True)) == 20
+
+
+def test_what_all_rows_say_is_remembered(tmp_path, monkeypatch):
+    """Of rows that were selected, whose hashes no footer has: until the files change, or others are selected."""
+    monkeypatch.setattr("hf_mlpl.data.remembered.FEWEST_ROWS", 1)
+    files = [tmp_path / "one.parquet", tmp_path / "other.parquet"]
+    more = [
+        (f"x{name}", "sl", "t@1", None if i % 2 else text, seconds) for i, (name, *_, text, seconds) in enumerate(GOOD)
+    ]
+
+    def known(rows: range) -> tuple:
+        dataset = select_rows(read_utterances(files), np.array(rows))
+        return ids_sha256(dataset), rows_sha256(dataset), sorted(seconds_by_source(dataset))
+
+    def expected(described: list) -> tuple:
+        ids, seconds = "\n".join(name for name, *_ in described), Counter()
+        texts = "".join(f"{name}\0{text}\0" for name, *_, text, _ in described)
+        for _, language, source, _, duration in described:
+            seconds[language, source] += duration
+        hashes = (hashlib.sha256(text.encode()).hexdigest() for text in (ids, texts))
+        return *hashes, sorted((*key, total) for key, total in seconds.items())
+
+    for path, rows in zip(files, (GOOD, more), strict=True):
+        write_utterances(rows_of(rows), path)
+    both = GOOD + more
+    assert known(range(1, 40)) == expected(both[1:]) != expected(both[:39]) == known(range(39))
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_mlpl.data.summary.blocks", refuse)
+        assert known(range(1, 40)) == expected(both[1:])
+        with pytest.raises(AssertionError, match="a row was looked at"):
+            known(range(2, 40))
+    for path in (tmp_path / "datasets-cache" / "hf_mlpl").iterdir():
+        path.write_text("[]")
+    assert known(range(1, 40)) == expected(both[1:])
+    more[3] = ("x3", "sl", "t@1", "nasvidenje", 1.5)
+    write_utterances(rows_of(more), files[1])
+    assert known(range(1, 40)) == expected((GOOD + more)[1:])
 
 
 def test_a_file_that_another_tool_has_changed(tmp_path):
