@@ -7,10 +7,10 @@ footer, and once without, as files of earlier versions and of other tools are. I
 makes the library's cache of it, and again; labels are checked for collapse, and conventions of teachers compared; the
 characters of its languages are learned, what training cannot use is left out, ids and texts are hashed for the
 checkpoints, hours are counted for the log and the card, and batches are planned. `train` is the sum of this when it is
-done again, as after an interruption, and `train at first` that of the first time, without reading. `pseudo-label`, `evaluate` and `estimate` are what these commands do with all
-utterances before the first batch. `slimipl` is what a slimIPL run does besides, with the same utterances as its
-unlabelled speech. `anonymous, MB` is the most memory, without and with slimIPL, beside pages of mapped files, which
-the system takes back when it needs them.
+done again, as after an interruption, and `train at first` that of the first time, without the first reading.
+`pseudo-label`, `evaluate` and `estimate` are what these commands do with all utterances before the first batch.
+`slimipl` is what a slimIPL run does besides, with the same utterances as its unlabelled speech. `anonymous, MB` is the
+most memory, without and with slimIPL, beside pages of mapped files, which the system takes back when it needs them.
 """
 
 import logging
