@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a model on your own speech, labels the recordings that nobody has transcribed, and trains it on these labels too.
 #
-#     recipes/own_speech/run.sh [--plan] [machine=laptop] [accelerate=NAME] [teachers=1] DATA
+#     recipes/own_speech/run.sh [--plan] [machine=laptop] [accelerate=NAME] DATA
 #
 # DATA is the folder that `hf-mlpl prepare-data` wrote: train.parquet, and dev.parquet, test.parquet and
 # unlabelled.parquet as far as there is such speech.
@@ -11,21 +11,19 @@
 #     machine=laptop|gpu   a new model of 2 million parameters for a CPU, or the released model of a billion parameters,
 #                          fine-tuned on a GPU with 24 GB or several: the YAML files in the folder of that name
 #     accelerate=NAME      launch with NAME.yaml in recipes/accelerate; by default cpu for a laptop, single_gpu for a gpu
-#     teachers=N           train the models that label with N seeds, and let them vote on the labels: stages 1 to 3 take N
-#                          times as long, and labels are better where few people speak in train.parquet
 #
 # To continue an interrupted run, start it again: every step continues where it stopped. The results are written to
 # runs/own_speech.
 set -euo pipefail
 
-plan=false machine=laptop accelerate= teachers=1 data=
+plan=false machine=laptop accelerate= data=
 for argument; do
     case $argument in
         --help | -h) sed -n '2,/^set /{s/^# \{0,1\}//;/^set /d;p;}' "$0"; exit ;;
         --plan) plan=true ;;
-        machine=laptop | machine=gpu | accelerate=?* | teachers=[1-9]) declare "$argument" ;;
+        machine=laptop | machine=gpu | accelerate=?*) declare "$argument" ;;
         -* | *=*) echo "error: $argument is not understood; there are --plan, machine=laptop or gpu, accelerate=NAME," \
-            "teachers=1 to 9, and --help" >&2; exit 1 ;;
+            "and --help" >&2; exit 1 ;;
         *) data=$(realpath "$argument") ;;
     esac
 done
@@ -50,14 +48,8 @@ if [[ ! -e $data/tokens-all.lst ]]; then
     python recipes/build_tokenizer.py "$data/train.parquet" --output "$data/tokens-all.lst"
 fi
 stages=(--stage "${supervised[@]}")
-labels=("$run/labels")
 if [[ -e $data/unlabelled.parquet ]]; then
     stages+=(--stage "${language_finetune[@]}" --stage "${mixed[@]}" --stage "${final[@]}")
-    for ((n = 2; n <= teachers; n++)); do
-        stages+=(--stage "${supervised[@]}" output_dir=$run/teacher-$n/supervised seed=$n)
-        stages+=(--stage "${language_finetune[@]}" "output_dir=$run/teacher-$n/{language}" seed=$n)
-        labels+=("$run/teacher-$n/labels")
-    done
 fi
 if [[ $plan == true ]]; then
     exec $launch recipes/estimate.py "${stages[@]}" --labels $run/labels --measure
@@ -73,18 +65,8 @@ if [[ -e $data/unlabelled.parquet ]]; then
     elif [[ $machine == laptop ]]; then
         echo "labels are greedy; pip install -e '.[lm]' finds them with a language model of the transcripts"
     fi
-    search+=(--launch "$launch")
-    python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/labels "${search[@]}"
-    for ((n = 2; n <= teachers; n++)); do
-        teacher=$run/teacher-$n
-        $launch recipes/train.py "${supervised[@]}" output_dir=$teacher/supervised seed=$n
-        python recipes/language_finetune.py "${language_finetune[@]}" model=$teacher/supervised/model \
-            "output_dir=$teacher/{language}" seed=$n --labels $teacher/labels "${search[@]}"
-    done
-    if ((teachers > 1)); then
-        python recipes/vote_labels.py "${labels[@]}" --output $run/voted.parquet
-        mixed+=("train=[$data/train.parquet, $run/voted.parquet]")
-    fi
+    python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/labels --launch "$launch" \
+        ${search[@]+"${search[@]}"} # bash before 4.4 calls an empty list unset
     $launch recipes/train.py "${mixed[@]}"
     $launch recipes/train.py "${final[@]}"
     models="supervised final"
@@ -109,7 +91,7 @@ cat <<END
 model           $run/${models##* }/model
 report          $run/report.html, to open in a browser, and one of each run: $run/*/report.html
 curves          $run/*/curves.png
-pseudo-labels   $run/labels/*/labels.parquet, counted in complete.json beside each; votes of several: $run/voted.parquet
+pseudo-labels   $run/labels/*/labels.parquet, counted in complete.json beside each
 
 Transcribe a recording:
     hf-mlpl transcribe --model $run/${models##* }/model RECORDING
