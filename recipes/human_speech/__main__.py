@@ -48,7 +48,7 @@ SHORT_SECONDS = 2  # mean length of utterances, below which they are like the di
 SPLITS = ("train", "dev", "test")
 # Of all stages: a few people sound like more at other speeds, in noise and echo
 SETTINGS = "waveform_augment={}"
-COMMITTEE = 3  # teachers who vote on the labels of a seed: weak ones of other seeds make other errors
+COMMITTEE = 1  # teachers who vote on the labels of a seed
 
 
 def parser() -> proof.Parser:
