@@ -48,7 +48,6 @@ SHORT_SECONDS = 2  # mean length of utterances, below which they are like the di
 SPLITS = ("train", "dev", "test")
 # Of all stages: a few people sound like more at other speeds, in noise and echo
 SETTINGS = "waveform_augment={}"
-COMMITTEE = 1  # teachers who vote on the labels of a seed
 
 
 def parser() -> proof.Parser:
@@ -66,7 +65,7 @@ def parser() -> proof.Parser:
         parser.add_argument(f"--{split}-speakers", nargs="+", metavar="NAME", default=[], help=f"speakers for {split}")
     parser.add_argument("--seeds", nargs="+", default=[], metavar="SEED", help="seeds, such as 0 1 2")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: runs/human_speech/LANGUAGE")
-    proof.add_options(parser, updates=None, batch_seconds=None, committee=COMMITTEE)
+    proof.add_options(parser, updates=None, batch_seconds=None)
     return parser
 
 

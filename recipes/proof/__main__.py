@@ -87,12 +87,7 @@ def parser() -> Parser:
     return parser
 
 
-def add_options(
-    parser: argparse.ArgumentParser,
-    updates: int | None = 2000,
-    batch_seconds: float | None = 15,
-    committee: int = 1,
-) -> None:
+def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, batch_seconds: float | None = 15) -> None:
     """Adds the options of a proof, with defaults that environment variables may set."""
     parser.add_argument("--variants", type=Path, metavar="FILE", help="YAML file of variants")
     parser.add_argument("--evaluate", choices=SPLITS, help="default: test without variants, dev with variants")
@@ -103,7 +98,7 @@ def add_options(
     add_length(parser, "later_updates", _five, 1000, help_text)
     add_length(parser, "batch_seconds", _seconds, batch_seconds, "of speech in a micro-batch")
     help_text = "teachers, with seeds of their own, who vote on the labels of each seed; 1: no vote"
-    add_length(parser, "committee", _positive, committee, help_text)
+    add_length(parser, "committee", _positive, 1, help_text)
     parser.add_argument(
         "--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny"
     )
