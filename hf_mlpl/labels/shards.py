@@ -55,7 +55,7 @@ def write_shard(rows: Iterable[dict], path: AnyPath, transcripts: pa.Table | Non
         shard = pa.Table.from_pylist(rows, schema=SCHEMA)
     counts = _counted(shard, transcripts)
     counts.facts = Facts.of_labels(made_labels(shard))
-    content = counts.content() | {"labels_crc32": _checksum(shard, COUNTED)}
+    content = counts.content() | {"labels_crc32": _checksum(shard, COUNTED), "columns": SCHEMA.names}
     if transcripts is not None:
         content["transcripts_crc32"] = _checksum(transcripts, transcripts.column_names)
     with (
@@ -71,7 +71,11 @@ def read_shard(path: AnyPath) -> pa.Table:
     """Reads a shard; raises nearly any error for one that is damaged."""
     content = pa.BufferReader(path.read_bytes())  # in one request, where the disk is far away
     with pq.ParquetFile(content, page_checksum_verification=True) as file:
-        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; the join reads several at once
+        shard = file.read(use_threads=False)  # a small file; the join reads several at once
+        # A damaged name would be that of another version's score, and the score would be lost.
+        if _known_counts(shard).get("columns", shard.column_names) != shard.column_names:
+            raise ValueError(f"{path}: has other columns than it was written with")
+        shard = with_null_scores(shard, path)
         if not shard.schema.equals(SCHEMA):
             raise ValueError(f"{path}: has other columns than labels")
         return shard
@@ -90,10 +94,9 @@ def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCoun
     Args:
         transcripts: of `write_shard`; other ones than there are compared anew.
     """
+    content = _known_counts(shard)
     with suppress(AttributeError, KeyError, TypeError, ValueError):
-        checksum, _, text = (shard.schema.metadata or {})[COUNTS.encode()].partition(b" ")
-        content = json.loads(text)
-        if int(checksum) == zlib.crc32(text) and content["labels_crc32"] == _checksum(shard, COUNTED):
+        if content["labels_crc32"] == _checksum(shard, COUNTED):
             if transcripts is None:
                 return ShardCounts.of_content(content)
             is_compared = content.get("transcripts_crc32") == _checksum(transcripts, transcripts.column_names)
@@ -102,6 +105,15 @@ def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCoun
                 counts.compare(made_labels(shard), transcripts)
             return counts
     return _counted(shard, transcripts)
+
+
+def _known_counts(shard: pa.Table) -> dict:
+    """Returns what `write_shard` has written beside the rows; nothing where it is absent or damaged."""
+    with suppress(KeyError, ValueError):
+        checksum, _, text = (shard.schema.metadata or {})[COUNTS.encode()].partition(b" ")
+        if int(checksum) == zlib.crc32(text):
+            return json.loads(text)
+    return {}
 
 
 def _counted(shard: pa.Table, transcripts: pa.Table | None) -> ShardCounts:

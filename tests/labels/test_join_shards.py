@@ -1,6 +1,7 @@
 """Compares the join of shards, which counts in columns, with counts of one row after another."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import astuple
 from functools import partial
@@ -17,7 +18,7 @@ from hf_mlpl.data.utterances import TableSummarizer, write_utterances
 from hf_mlpl.evaluation.error_rate import ErrorRate
 from hf_mlpl.labels.folder import join_shards, shard_path
 from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
-from hf_mlpl.labels.shards import COUNTS, ShardCounts, write_shard
+from hf_mlpl.labels.shards import COUNTS, ShardCounts, read_shard, write_shard
 
 TEXTS = ["", "dobro jutro", "Dobro jutro.", "20 ljudi", "jutri", "早上好", "ǅ", "a b c d e f"]
 
@@ -155,6 +156,23 @@ def test_a_shard_that_is_damaged_when_it_is_joined(tmp_path):
     with pytest.raises(ValueError, match=r"00000.parquet: damaged \(.*\); the same command labels it again$"):
         join_shards(tmp_path, {}, 1, None, ())
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_a_damaged_name_of_a_column_loses_no_score(tmp_path):
+    """A changed bit in the footer, which has the names twice and no checksum, would make the score null."""
+    path, name = shard_path(tmp_path, 0), b"letter_log_prob"
+    write_shard([random_label(random.Random(number), number) for number in range(5)], path)
+    content, rows = path.read_bytes(), read_shard(path)
+    places = [match.start() for match in re.finditer(name, content)]
+    refused = 0
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert read_shard(path).equals(rows)
+        except ValueError as error:
+            assert "other columns" in str(error)
+            refused += 1
+    assert len(places) > 2 and refused
 
 
 def test_hashes_differ_as_texts_do():
