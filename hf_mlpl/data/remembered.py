@@ -20,16 +20,16 @@ FEWEST_ROWS = 100_000  # fewer are looked at in hundredths of a second
 Value = TypeVar("Value")  # that JSON can say
 
 
-def remembered(what: str, dataset: Dataset, compute: Callable[[], Value]) -> Value:
+def remembered(name: str, dataset: Dataset, compute: Callable[[], Value]) -> Value:
     """Returns what `compute` returns, or has returned for these rows, also in another process.
 
     Args:
-        what: names the values, and the file where they are kept.
+        name: of the values, which the name of their file begins with.
     """
     tables = [Path(table["filename"]) for table in dataset.cache_files]
     if len(dataset) < FEWEST_ROWS or not tables or not all(map(_is_kept, tables)):
         return compute()
-    path = Path(config.HF_DATASETS_CACHE, "hf_mlpl", f"{what}-{dataset._fingerprint}.json")
+    path = Path(config.HF_DATASETS_CACHE, "hf_mlpl", f"{name}-{dataset._fingerprint}.json")
     with suppress(OSError, ValueError, KeyError, TypeError):  # it is not there, or damaged
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["rows"] == len(dataset):
