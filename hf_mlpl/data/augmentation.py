@@ -107,16 +107,14 @@ def _change_voice(
     upper = features.gather(2, (below + 1).clamp(max=num_bins - 1).expand(shape))
     gains = interpolate(curves, num_bins, mode="linear", align_corners=True) * config.max_equalizer_gain
     counts = is_valid.sum(dim=(1, 2), keepdim=True) * num_bins
-    changed = torch.lerp(lower, upper, share) + gains * _moments(features, is_valid, counts)[1]
+    changed = torch.lerp(lower, upper, share) + gains * moments(features, is_valid, counts)[1]
     if has_zero_mean:
-        mean, deviation = _moments(changed, is_valid, counts)
+        mean, deviation = moments(changed, is_valid, counts)
         changed = (changed - mean) / deviation.clamp(min=1e-5)
     return changed.where(is_valid, 0.0)
 
 
-def _moments(
-    features: torch.Tensor, is_valid: torch.Tensor, counts: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(features: torch.Tensor, is_valid: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the mean and the standard deviation (B, 1, 1) of the valid features of each utterance."""
     mean = features.where(is_valid, 0.0).sum(dim=(1, 2), keepdim=True) / counts
     variance = (features - mean).where(is_valid, 0.0).square().sum(dim=(1, 2), keepdim=True) / counts

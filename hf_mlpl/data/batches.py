@@ -31,6 +31,7 @@ from .augmentation import augment_waveform, spec_augment
 from .rows import blocks, durations_of, with_offsets
 from .selection import min_ctc_frames
 from .shared_arrays import SharedArrays
+from .speaker_spectra import SpeakerSpectra
 
 T = TypeVar("T")
 PART = 100_000  # utterances that are planned at a time, where more would take much memory
@@ -281,6 +282,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             models whose inputs cannot be masked.
         waveform_augment: changes of the audio, in the same way.
         cache_bytes: memory in each loader worker for features, so that a small data set is decoded only once.
+        spectra: changes the features of batches without augmentation.
     """
 
     dataset: Dataset
@@ -294,6 +296,7 @@ class SpeechBatches(torch.utils.data.Dataset):
     waveform_augment_from: int = 0
     seed: int = 0
     cache_bytes: int = 0
+    spectra: SpeakerSpectra | None = None
 
     def __post_init__(self):
         self.cache: dict[int, torch.Tensor] = {}
@@ -309,7 +312,8 @@ class SpeechBatches(torch.utils.data.Dataset):
     def batch(self, rows: list[int], number: int | None) -> SpeechBatch:
         """Makes the tensors of some rows; `number` seeds their augmentation, None turns it off."""
         columns = self.dataset[rows]
-        features, labels, languages, indices, problems = [], [], [], [], {}
+        features, labels, languages, indices, speakers, problems = [], [], [], [], [], {}
+        names = columns.get("speaker", [None] * len(rows))
         changes_waveforms = self.waveform_augment and number is not None and number >= self.waveform_augment_from
         for i, row in enumerate(rows):
             try:
@@ -323,6 +327,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             labels.append(torch.tensor(ids, dtype=torch.long))
             languages.append(self.language_ids.get(columns["language"][i], IGNORED))
             indices.append(row)
+            speakers.append(columns["audio"][i]["path"] if names[i] is None else names[i])
         if not features:
             # Every process must take part in every update, so a batch without usable rows becomes silence.
             features, labels, languages = [self.ctc.extract(np.empty(0, np.float32))], [torch.tensor([])], [IGNORED]
@@ -331,6 +336,8 @@ class SpeechBatches(torch.utils.data.Dataset):
         if self.augment is not None and number is not None and number >= self.augment_from:
             generator = torch.Generator().manual_seed(micro_batch_seed(self.seed, number))
             batch = spec_augment(batch, num_frames, self.augment, generator, self.ctc.has_zero_mean)
+        if self.spectra is not None and number is None and indices:
+            batch = self.spectra.matched(batch, num_frames, speakers)
         return SpeechBatch(
             input_features=batch,
             attention_mask=(torch.arange(batch.shape[1]) < num_frames[:, None]).long(),

@@ -112,6 +112,9 @@ class SlimIplConfig:
             paper learns all.
         prior_strength: shifts the teacher's outputs, so that its labels have no letter much more often than the
             transcripts of the language: by the logarithm of the ratio, times this; 0 does nothing, as the paper.
+        match_speakers: the teacher hears each speaker, or each recording where no speaker is known, with the mean and
+            the spread of the mel bins that labelled speech has; the model learns the speech as it is. Two minutes of
+            each speaker are measured first. Without effect for models of waveforms. The paper has no such thing.
         stop_on_collapse: ends training when nearly all labels are empty or the same, instead of warning.
         auto_stop: ends slimIPL where it no longer helps, as the labels of a fixed sample of the unlabelled utterances
             tell: when they become too short, or more of them empty, when another language is recognised in them, when
@@ -129,6 +132,7 @@ class SlimIplConfig:
     ema_decay: float | None = None
     first_label_share: float = 1.0
     prior_strength: float = 0.0
+    match_speakers: bool = False
     stop_on_collapse: bool = False
     auto_stop: bool = False
 
