@@ -1,8 +1,8 @@
 """Measures the spectra of speakers, and gives the features of each the spectrum of other speech.
 
 People differ in the mean and the spread of each mel bin by their voice, their microphone and the noise around them. A
-teacher that has heard few people takes that for other letters. Mean and variance normalisation for each speaker is as
-old as Kaldi; here it is relative to the speech that the teacher was trained on.
+teacher that has heard few people takes that for other letters. Kaldi's recipes normalise mean and variance for each
+speaker; here they become those of the speech that the teacher was trained on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .batches import SpeechBatches
 
 SECONDS = 120.0  # of each speaker that are measured
-DOUBT = 500.0  # frames; a speaker of so many is changed half as much as one of very many
+PRIOR_FRAMES = 500.0  # a speaker with so many is changed half as much as one with very many
 LEAST_VARIANCE = 1e-6  # of bins in which nothing is heard
 ROWS = 32  # of which features are made at a time
 
@@ -55,7 +55,7 @@ class SpeakerSpectra:
         changes = {}
         for speaker, sums in _sums(speech).items():
             mean, variance = _moments_of(sums)
-            share = sums[0] / (sums[0] + DOUBT)
+            share = sums[0] / (sums[0] + PRIOR_FRAMES)
             factor = ((target_variance + LEAST_VARIANCE) / (variance + LEAST_VARIANCE)) ** (share / 2)
             changes[speaker] = torch.stack([factor, mean + share * (target_mean - mean) - factor * mean]).float()
         return cls(changes, speech.ctc.has_zero_mean)

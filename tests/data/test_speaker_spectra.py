@@ -84,8 +84,8 @@ def spectrum(speech, speaker):
 
 
 def test_matched_speech_has_the_spectrum_of_the_reference(make, monkeypatch):
-    """Without doubt: mean and deviation become those of the reference, up to the utterances' own normalisation."""
-    monkeypatch.setattr(speaker_spectra, "DOUBT", 0.0)
+    """Without a prior: mean and deviation become those of the reference, up to the utterances' own normalisation."""
+    monkeypatch.setattr(speaker_spectra, "PRIOR_FRAMES", 0.0)
     reference, speech = make(["cene", "dana"]), make(["anna", "ben"])
     known = np.concatenate(frames_of(reference))
     target = known.mean(axis=0), known.std(axis=0)
