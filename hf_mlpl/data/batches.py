@@ -10,7 +10,7 @@ import math
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -31,7 +31,6 @@ from .augmentation import augment_waveform, spec_augment
 from .rows import blocks, durations_of, with_offsets
 from .selection import min_ctc_frames
 from .shared_arrays import SharedArrays
-from .speaker_spectra import SpeakerSpectra
 
 T = TypeVar("T")
 PART = 100_000  # utterances that are planned at a time, where more would take much memory
@@ -282,7 +281,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             models whose inputs cannot be masked.
         waveform_augment: changes of the audio, in the same way.
         cache_bytes: memory in each loader worker for features, so that a small data set is decoded only once.
-        spectra: changes the features of batches without augmentation.
+        match: changes the features of batches without augmentation, such as `speaker_spectra.SpeakerSpectra`.
     """
 
     dataset: Dataset
@@ -296,7 +295,7 @@ class SpeechBatches(torch.utils.data.Dataset):
     waveform_augment_from: int = 0
     seed: int = 0
     cache_bytes: int = 0
-    spectra: SpeakerSpectra | None = None
+    match: Callable[[torch.Tensor, torch.Tensor, Sequence[str]], torch.Tensor] | None = None
 
     def __post_init__(self):
         self.cache: dict[int, torch.Tensor] = {}
@@ -336,8 +335,8 @@ class SpeechBatches(torch.utils.data.Dataset):
         if self.augment is not None and number is not None and number >= self.augment_from:
             generator = torch.Generator().manual_seed(micro_batch_seed(self.seed, number))
             batch = spec_augment(batch, num_frames, self.augment, generator, self.ctc.has_zero_mean)
-        if self.spectra is not None and number is None and indices:
-            batch = self.spectra.matched(batch, num_frames, speakers)
+        if self.match is not None and number is None and indices:
+            batch = self.match(batch, num_frames, speakers)
         return SpeechBatch(
             input_features=batch,
             attention_mask=(torch.arange(batch.shape[1]) < num_frames[:, None]).long(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +18,8 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from .augmentation import moments
+from .batches import SpeechBatches
 from .rows import blocks, durations_of
-
-if TYPE_CHECKING:
-    from .batches import SpeechBatches
 
 SECONDS = 120.0  # of each speaker that are measured
 PRIOR_FRAMES = 500.0  # a speaker with so many is changed half as much as one with very many
@@ -60,7 +57,7 @@ class SpeakerSpectra:
             changes[speaker] = torch.stack([factor, mean + share * (target_mean - mean) - factor * mean]).float()
         return cls(changes, speech.ctc.has_zero_mean)
 
-    def matched(self, features: torch.Tensor, num_frames: torch.Tensor, speakers: Sequence[str]) -> torch.Tensor:
+    def __call__(self, features: torch.Tensor, num_frames: torch.Tensor, speakers: Sequence[str]) -> torch.Tensor:
         """Returns features (B, T, F) as if their speakers had the voices and microphones of the reference.
 
         Args:

@@ -271,7 +271,7 @@ def build_slimipl(
     labelled = _speech_batches(train_set, processor, model, config, with_labels=True)
     unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
     if config.slimipl.match_speakers:
-        unlabelled.spectra = on_main_process(accelerator, lambda: SpeakerSpectra.measure(unlabelled, labelled))
+        unlabelled.match = on_main_process(accelerator, lambda: SpeakerSpectra.measure(unlabelled, labelled))
     per_update = config.micro_batches_per_update
     plan = SlimIplPlan(config.slimipl, plans["train"], plans["unlabelled"], per_update, config.seed)
     slimipl = SlimIpl(

@@ -91,7 +91,7 @@ def test_matched_speech_has_the_spectrum_of_the_reference(make, monkeypatch):
     target = known.mean(axis=0), known.std(axis=0)
     before = {speaker: spectrum(speech, speaker) for speaker in ("anna", "ben")}
     plain = frames_of(speech)
-    speech.spectra = SpeakerSpectra.measure(speech, reference)
+    speech.match = SpeakerSpectra.measure(speech, reference)
     for speaker, (mean, deviation) in before.items():
         [new_mean, new_deviation] = spectrum(speech, speaker)
         assert np.abs(mean - target[0]).mean() > 5 * np.abs(new_mean - target[0]).mean()
@@ -131,10 +131,10 @@ def test_no_more_than_two_minutes_are_measured(make, monkeypatch):
 
 def test_utterances_without_a_speaker_count_as_those_of_their_recording(make):
     speech = make(["anna", "ben"], are_named=False)
-    speech.spectra = SpeakerSpectra.measure(speech, make(["cene"], are_named=False))
-    assert speech.spectra.changes.keys() == {audio["path"] for audio in speech.dataset["audio"]}
+    speech.match = SpeakerSpectra.measure(speech, make(["cene"], are_named=False))
+    assert speech.match.changes.keys() == {audio["path"] for audio in speech.dataset["audio"]}
     named = make(["anna", "ben"])
-    named.spectra = SpeakerSpectra({"anna": speech.spectra.changes[speech.dataset["audio"][0]["path"]]}, True)
+    named.match = SpeakerSpectra({"anna": speech.match.changes[speech.dataset["audio"][0]["path"]]}, True)
     np.testing.assert_array_equal(frames_of(speech, [0])[0], frames_of(named, [0])[0])
 
 
@@ -142,7 +142,7 @@ def test_augmented_and_unknown_speech_stays_as_it_is(make):
     """What a model learns is not matched, and neither is a speaker that could not be measured."""
     augment = SpecAugmentConfig(start_update=0)
     plain, speech = make(["anna", "ben"], augment=augment), make(["anna", "ben"], augment=augment)
-    speech.spectra = SpeakerSpectra.measure(make(["anna"]), make(["cene"]))
+    speech.match = SpeakerSpectra.measure(make(["anna"]), make(["cene"]))
     assert torch.equal(speech.batch([0, 1], 7).input_features, plain.batch([0, 1], 7).input_features)
     anna, ben = (
         torch.allclose(*(each.batch([row], None).input_features for each in (speech, plain)), atol=1e-4)
@@ -154,7 +154,7 @@ def test_augmented_and_unknown_speech_stays_as_it_is(make):
 
 def test_batched_equals_single(make):
     speech = make(["anna", "ben"])
-    speech.spectra = SpeakerSpectra.measure(speech, make(["cene"]))
+    speech.match = SpeakerSpectra.measure(speech, make(["cene"]))
     for row, frames in enumerate(frames_of(speech)):
         np.testing.assert_allclose(frames, frames_of(speech, [row])[0], atol=1e-6)
 
