@@ -128,16 +128,18 @@ def _checksum(table: pa.Table, names: Sequence[str]) -> int:
     """Returns the CRC-32 of columns of strings and numbers, without a copy of the texts."""
     checksum = 0
     for name in names if len(table) else ():
-        column = table[name].combine_chunks()
+        chunks = table[name].chunks
+        column = chunks[0] if len(chunks) == 1 else table[name].combine_chunks()
         if column.null_count:
             checksum = zlib.crc32(column.is_null().to_numpy(zero_copy_only=False), checksum)
         if pa.types.is_floating(column.type):
-            checksum = zlib.crc32(column.fill_null(0.0).to_numpy(), checksum)
+            values = column.fill_null(0.0) if column.null_count else column
+            checksum = zlib.crc32(values.to_numpy(), checksum)
             continue
-        strings = column.fill_null("")
-        offsets = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + len(strings) + 1]
+        _, offsets, texts = column.buffers()  # nulls have no bytes there
+        offsets = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
         checksum = zlib.crc32(offsets - offsets[0], checksum)
-        checksum = zlib.crc32(memoryview(strings.buffers()[2] or b"")[offsets[0] : offsets[-1]], checksum)
+        checksum = zlib.crc32(memoryview(texts or b"")[offsets[0] : offsets[-1]], checksum)
     return checksum
 
 
