@@ -36,6 +36,7 @@ COMMANDS = {  # as `hf-mlpl --help` lists them
         "estimate": "estimate the GPU-hours and disk space of a training, and find what is missing",
         "train": "train a model, or continue an interrupted run",
         "language-finetune": "train a model for each language with slimIPL, and make pseudo-labels with it",
+        "average-models": "average the weights of models that were trained from the same model",
     },
     "label": {
         "pseudo-label": "label unlabelled speech with a trained model",

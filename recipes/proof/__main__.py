@@ -36,6 +36,11 @@ SEED + 100, SEED + 200 and so on, whose stages 1 to 3 are in OUTPUT/SEED/committ
 keeps of each utterance the label that is nearest to all others, before the variant's filter. Stage 4 starts from the
 seed's own supervised model. That costs N times stages 1 to 3.
 
+With --average N the control, the final model and the oracle are means of the weights of N trainings each, of SEED,
+SEED + 100, SEED + 200 and so on, from the seed's own supervised model and labels (`hf-mlpl average-models`). They are
+in OUTPUT/SEED/average-1 and so on, and the means in OUTPUT/SEED/NAME_mean_N. That costs N times stage 4, for all three
+alike, and makes models and seeds less a matter of chance.
+
 Jobs run --jobs at a time, each with one thread. The same command again skips what is complete and goes on with what
 was interrupted. A job that fails ends in a line that names its log in OUTPUT/logs, and stops only what needs it; ^C
 lets running jobs save their work. OUTPUT gets table.md and table.json: error rates with their standard errors over
@@ -45,7 +50,7 @@ Transcripts lie beside the results of each model, OUTPUT/SEED/NAME.dev.hypothese
 NAME.hypotheses.parquet).
 
 Environment variables set the defaults of the options of the same name: launch, models, updates, later_updates,
-batch_seconds, committee, start, settings, lm_weight.
+batch_seconds, committee, average, start, settings, lm_weight.
 """
 
 from __future__ import annotations
@@ -99,6 +104,8 @@ def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, bat
     add_length(parser, "batch_seconds", _seconds, batch_seconds, "of speech in a micro-batch")
     help_text = "teachers, with seeds of their own, who vote on the labels of each seed; 1: no vote"
     add_length(parser, "committee", _positive, 1, help_text)
+    help_text = "trainings of the control, the final model and the oracle, whose weights are averaged; 1: no mean"
+    add_length(parser, "average", _positive, 1, help_text)
     parser.add_argument(
         "--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny"
     )
@@ -247,6 +254,7 @@ def _options(given: argparse.Namespace):
         launch=tuple(shlex.split(given.launch)),
         has_known_texts=has_known_texts,
         committee=given.committee,
+        average=given.average,
         lm_weight=given.lm_weight,
     )
 

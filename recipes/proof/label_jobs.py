@@ -18,7 +18,7 @@ from .jobs import Job
 from .seed_jobs import Labels, Made, Options, Plan, SeedJobs, command_line, files_of, share_of, stage_yaml
 from .variants import Variant
 
-SEEDS_APART = 100  # of the teachers of a committee
+SEEDS_APART = 100  # of the teachers of a committee, and of the models of a mean
 SLIMIPL, SLIMIPL_START = (3, 5), (1, 5)  # updates as shares of those of the control
 
 

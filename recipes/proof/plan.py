@@ -6,11 +6,11 @@ again under another name is complete (`seed_jobs`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .jobs import Job
-from .label_jobs import LabelJobs
+from .label_jobs import SEEDS_APART, LabelJobs
 from .seed_jobs import Labels, Made, Options, Plan, command_line, files_of, share_of
 from .variants import RECIPE, Variant
 
@@ -36,6 +36,12 @@ def make_plan(options: Options) -> Plan:
 
 class _SeedPlan(LabelJobs):
     """Adds the jobs of one seed to a plan."""
+
+    def __init__(self, options: Options, seed: int, plan: Plan, folder: str | None = None):
+        super().__init__(options, seed, plan, folder)
+        self.others: list[
+            _SeedPlan
+        ] = []  # with seeds of their own for what is averaged, and stages 1 to 3 of this one
 
     def add_all(self) -> None:
         models, later = self.options.models, self.options.later_updates
@@ -79,21 +85,43 @@ class _SeedPlan(LabelJobs):
 
     def _control(self, variant: Variant, supervised: Made) -> Made:
         """Trains on labels alone, with the settings of stage 4's first part, for as many updates as stage 4 has."""
-        settings = self._common("mixed", self.options.later_updates, self.labelled)
-        settings.append(f"model={supervised.path}")
-        return self._train("control", "mixed", settings, supervised.jobs, variant, variant.settings.get("control", ()))
+
+        def train(plan: _SeedPlan) -> Made:
+            settings = plan._common("mixed", plan.options.later_updates, plan.labelled)
+            settings.append(f"model={supervised.path}")
+            changes = variant.settings.get("control", ())
+            return plan._train("control", "mixed", settings, supervised.jobs, variant, changes)
+
+        return self._averaged(train)
 
     def _stage_4(self, name: str, variant: Variant, supervised: Made, labels: Made) -> Made:
         """Trains on labels and other texts, then on labels alone."""
-        later = self.options.later_updates
         more = variant.settings.get("oracle", ()) if name == "oracle" else ()
-        settings = self._common("mixed", share_of(later, MIXED), f"{self.labelled}, {labels.path}")
-        settings.append(f"model={supervised.path}")
-        changes = (*variant.settings.get("mixed", ()), *more)
-        mixed = self._train(f"{name}_mixed", "mixed", settings, (*supervised.jobs, *labels.jobs), variant, changes)
-        settings = [*self._common("final", share_of(later, FINAL), self.labelled), f"model={mixed.path}"]
-        changes = (*variant.settings.get("final", ()), *more)
-        return self._train(name, "final", settings, mixed.jobs, variant, changes)
+
+        def train(plan: _SeedPlan) -> Made:
+            later = plan.options.later_updates
+            settings = plan._common("mixed", share_of(later, MIXED), f"{plan.labelled}, {labels.path}")
+            settings.append(f"model={supervised.path}")
+            changes, needs = (*variant.settings.get("mixed", ()), *more), (*supervised.jobs, *labels.jobs)
+            mixed = plan._train(f"{name}_mixed", "mixed", settings, needs, variant, changes)
+            settings = [*plan._common("final", share_of(later, FINAL), plan.labelled), f"model={mixed.path}"]
+            changes = (*variant.settings.get("final", ()), *more)
+            return plan._train(name, "final", settings, mixed.jobs, variant, changes)
+
+        return self._averaged(train)
+
+    def _averaged(self, train: Callable[[_SeedPlan], Made]) -> Made:
+        """Adds what `train` adds for this seed; where means are wanted, for other seeds, too, and the models' mean."""
+        for number in range(len(self.others) + 1, self.options.average):
+            folder = f"{self.folder}/average-{number}"
+            self.others.append(_SeedPlan(self.options, self.seed + SEEDS_APART * number, self.plan, folder))
+        models = [train(plan) for plan in (self, *self.others)]
+        if len(models) == 1:
+            return models[0]
+        name = f"{Path(models[0].path).parent.name}_mean_{len(models)}"
+        path, jobs = f"{self.run}/{name}/model", [job for model in models for job in model.jobs]
+        command = command_line("average-models", *(model.path for model in models), "--output", path)
+        return self._add(name, "average-models", command, path, jobs)
 
     def _add_at_once(self, supervised: Made) -> None:
         """Adds the paper's negative result, slimIPL on all languages at once, and its labels, for comparison."""

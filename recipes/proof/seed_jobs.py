@@ -43,6 +43,7 @@ class Options:
     launch: tuple[str, ...] = ("python",)
     has_known_texts: bool = True  # of the unlabelled speech
     committee: int = 1  # teachers who vote on the labels of a seed, unless a variant has another number
+    average: int = 1  # trainings of the control, final model and oracle, whose weights are averaged
     lm_weight: float = 0.0  # of language models of the transcripts, with which labels are found; 0: they are greedy
 
 

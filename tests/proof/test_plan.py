@@ -226,6 +226,32 @@ def test_the_recipe_may_have_a_committee_too(plan_of):
     assert not any("committee" in name for name in plan_of(committee=3, models=("supervised", "control")).jobs)
 
 
+def test_control_final_model_and_oracle_may_be_means(plan_of):
+    variants = "gentle: {final: {learning_rate: 0.1}}\nsame: {mixed: {log_every: 3}}\nagain: {labels: {teacher: same}}"
+    plan, alone = (plan_of(variants, average=count, models=(*MODELS,)) for count in (3, 1))
+    assert not any("average" in name or "mean" in name for name in alone.jobs)
+    columns = {"control", "final", "oracle", "gentle", "same", "again"}
+    for column, name in models(alone).items():
+        if column == "again":  # other labels make other names
+            name = models(plan)[column].removesuffix("_mean_3")
+        assert models(plan)[column] == (f"{name}_mean_3" if column in columns else name)
+        if column in columns:
+            job = plan.jobs[f"0/{name}_mean_3"]
+            parts = [settings_of(plan.jobs[need]) for need in job.needs]
+            assert job.needs[0] == f"0/{name}" and [part.seed for part in parts] == [0, 100, 200]
+            assert list(job.command[3:7]) == ["average-models", *(f"{part.output_dir}/model" for part in parts)]
+    first, *others = (settings_of(plan.jobs[f"0/{folder}final_mixed"]) for folder in ("", "average-1/", "average-2/"))
+    assert all(other.model == first.model and other.train == first.train for other in others)
+    labelled = [job.command for name, job in plan.jobs.items() if name.endswith("-sl")]
+    assert [command[command.index("--model") + 1] for command in labelled] == [
+        f"{plan_folder(plan)}/final_mean_3/model"
+    ]
+
+
+def plan_folder(plan):
+    return plan.jobs["0/final"].result.parents[1]
+
+
 def test_what_an_earlier_command_completed_is_complete(plan_of, tmp_path):
     plan = plan_of("soft: {final: {max_updates: 3}}")
     for job in plan.jobs.values():
