@@ -44,6 +44,7 @@ from .inference import (
     leave_out_finished,
     line_on_files,
 )
+from .numbers import finite
 from .paths import local_text
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="utterance file (.parquet) of the segments, which is written instead of printing",
     )
-    group.add_argument("--min-score", type=float, default=0.0, help="leave out utterances with a lower score")
+    group.add_argument("--min-score", type=finite, default=0.0, help="leave out utterances with a lower score")
     group.add_argument(
         "--max-seconds",
-        type=float,
+        type=finite,
         default=30.0,
         help="cut longer segments where the pauses between words are widest; default: 30",
     )

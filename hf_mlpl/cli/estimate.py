@@ -26,6 +26,8 @@ import argparse
 import os
 import sys
 
+from .numbers import finite
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -48,13 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--network",
-        type=float,
+        type=finite,
         default=100,
         help="Gbit/s between machines, for each of them, at which their processes exchange gradients; default: 100",
     )
-    parser.add_argument("--tflops", type=float, default=312, help="of a GPU; default: 312, an A100 in bfloat16")
-    parser.add_argument("--memory", type=float, default=80, help="GB of a GPU; default: 80, an A100")
-    parser.add_argument("--utilisation", type=float, default=0.35, help="share of --tflops in use; default: 0.35")
+    parser.add_argument("--tflops", type=finite, default=312, help="of a GPU; default: 312, an A100 in bfloat16")
+    parser.add_argument("--memory", type=finite, default=80, help="GB of a GPU; default: 80, an A100")
+    parser.add_argument("--utilisation", type=finite, default=0.35, help="share of --tflops in use; default: 0.35")
     parser.add_argument(
         "--measure", action="store_true", help="make ten updates of the first stage here, for times of this machine"
     )

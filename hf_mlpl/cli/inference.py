@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..inference.precision import DTYPES, convert
 from ..model.missing_model import OUR_TYPES, RELEASED_ON_HUB
 from .download import announced
+from .numbers import finite
 
 LM_WEIGHT = 0.5
 SEARCH_SETTINGS = ("lm_weight", "word_score", "beam_size")
@@ -53,7 +54,7 @@ def add_batch_seconds_argument(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--batch-seconds` to a command."""
     parser.add_argument(
         "--batch-seconds",
-        type=float,
+        type=finite,
         help="seconds of audio in one forward pass; default: 200, on a CPU 50; of a model that writes text, such as "
         "Whisper, which counts 30 for each utterance, 480, on a CPU 240, or 120 to 480 by the size of a Whisper",
     )
@@ -80,14 +81,14 @@ def add_search_arguments(parser: argparse.ArgumentParser, several_weights: bool 
     )
     group.add_argument(
         "--lm-weight",
-        type=float,
+        type=finite,
         nargs="+" if several_weights else None,
         metavar="W",
         help="weight of the language model; "
         + ("of several, the best by CER is used; " if several_weights else "")
         + f"default: {LM_WEIGHT}",
     )
-    group.add_argument("--word-score", type=float, help="reward for each word, with a model of words; default: 0")
+    group.add_argument("--word-score", type=finite, help="reward for each word, with a model of words; default: 0")
     group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
 
 

@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from ..stop_signal import STOPPED, StoppedError, StopSignal
+from .numbers import finite
 from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lm", metavar="PATH", help="language model from `hf-mlpl build-lm`, or a folder of them, for the labels"
     )
-    parser.add_argument("--lm-weight", type=float, metavar="W", help="its weight; default: that of `pseudo-label`")
+    parser.add_argument("--lm-weight", type=finite, metavar="W", help="its weight; default: that of `pseudo-label`")
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_allow_collapsed_argument(parser)
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")

@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .columns import FOUND_OR_NAMED, add_column_arguments, add_form_arguments
+from .numbers import finite
 
 FIRST_LINES = 10  # about rows that were left out; the report has all of them
 
@@ -188,7 +189,7 @@ def _add_recordings(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--segment-seconds",
-        type=float,
+        type=finite,
         metavar="N",
         help="utterances of at most N seconds, of recordings that are longer; default: 25",
     )

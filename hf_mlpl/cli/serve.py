@@ -21,6 +21,7 @@ import os
 import shlex
 
 from .inference import add_batch_seconds_argument, add_dtype_argument, add_model_argument, load_pipeline
+from .numbers import finite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key-env", metavar="VARIABLE", help="environment variable with the key that requests must have"
     )
-    parser.add_argument("--max-upload-mb", type=float, default=200, help="size of an upload in MB; default: 200")
+    parser.add_argument("--max-upload-mb", type=finite, default=200, help="size of an upload in MB; default: 200")
     parser.add_argument(
         "--max-requests",
         type=int,

@@ -49,6 +49,7 @@ from .inference import (
     line_on_files,
     load_pipeline,
 )
+from .numbers import finite
 
 # The times that a format needs
 TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word", "html": "char"}
@@ -86,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="words that can be written, one per line; default: the words of the ARPA file. A binary language model "
         "of words needs it",
     )
-    group.add_argument("--lm-weight", type=float, help="weight of the language model; default: 0.5")
-    group.add_argument("--word-score", type=float, help="reward for each word; default: 0")
+    group.add_argument("--lm-weight", type=finite, help="weight of the language model; default: 0.5")
+    group.add_argument("--word-score", type=finite, help="reward for each word; default: 0")
     group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
 
 

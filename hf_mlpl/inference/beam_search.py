@@ -80,7 +80,8 @@ class BeamSearchDecoder:
 
     Raises:
         ValueError: for a file that is not a language model or has none of the words or characters, for a lexicon
-            without words that the tokenizer can spell, and for `word_score` without words.
+            without words that the tokenizer can spell, for `word_score` without words, and for numbers that are not
+            finite.
     """
 
     def __init__(
@@ -94,6 +95,9 @@ class BeamSearchDecoder:
     ) -> None:
         if beam_size < 1:
             raise ValueError(f"beam_size is {beam_size}; it must be at least 1")
+        for name, value in {"lm_weight": lm_weight, "word_score": word_score}.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; it must be a finite number")
         self._tokenizer = tokenizer
         if lexicon is None and lm is not None:
             lexicon = _arpa_words(lm, tokenizer)

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import unicodedata
+from argparse import ArgumentTypeError
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from transformers import pipeline
 
 from hf_mlpl import MlplTokenizer
 from hf_mlpl.audio.reading import stream_audio
-from hf_mlpl.cli.main import main
+from hf_mlpl.cli.main import NAMES, command_parser, main
 
 from ..inference.test_tiers import read_textgrid
 from ..tones import RATE
@@ -468,6 +470,21 @@ def test_help_shows_examples(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 0 and "hf-mlpl transcribe --model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_are_finite(name):
+    kinds = {action.type for action in command_parser(name)._actions if action.type} - {int, str, Path}
+    for kind in kinds:
+        for text in ("nan", "inf", "-inf"):
+            with suppress(ArgumentTypeError, ValueError):
+                assert not isinstance(kind(text), float), (kind, text)
+
+
+def test_a_number_that_is_not_finite_gives_the_usage(capsys):
+    with pytest.raises(SystemExit):
+        main(["pseudo-label", "--model", "m", "--data", "d", "--output", "o", "--lm", "l", "--lm-weight", "nan"])
+    assert "--lm-weight: 'nan' is no finite number, such as 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["x", "--metric", "wer", "a=b"], ["--metric", "wer", "--", "-x", "a=b"]])

@@ -210,6 +210,12 @@ def test_a_language_model_of_characters(tokenizer, tmp_path, seed, lm_weight):
     assert found.score == pytest.approx(scores[labels], abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["lm_weight", "word_score"])
+def test_weights_are_finite(tokenizer, name):
+    with pytest.raises(ValueError, match=f"{name} is nan; it must be a finite number"):
+        BeamSearchDecoder(tokenizer, lexicon=["aba"], **{name: math.nan})
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_lexicon_without_a_language_model(tokenizer, seed):
     sums = sums_over_texts(seed, {"aba", "b"})
