@@ -96,8 +96,9 @@ def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
         return lambda run: in_hours(row.get(kind, 0) for row in run.record["training_data"].values())
 
     def score(run: Run) -> str:
-        rates = [(evaluation.title, evaluation.rate(MACRO, "cer")) for evaluation in run.evaluations]
-        return "; ".join(f"{title}: {100 * rate.value:.1f} %" for title, rate in rates if rate) or "–"
+        rates = [(evaluation, evaluation.rate(MACRO, "cer")) for evaluation in run.evaluations]
+        lines = [(f"{each.title}: {100 * rate.value:.1f} %", each.search) for each, rate in rates if rate]
+        return "; ".join(f"{line} ({search})" if search else line for line, search in lines) or "–"
 
     def transcribing(run: Run) -> str:
         speeds = [(evaluation.title, evaluation.results.get("speed")) for evaluation in run.evaluations]
@@ -189,6 +190,7 @@ class _Table:
         self.first, *_, self.last = evaluations.values()
         self.title = f"{self.first.title}, {self.rate}"
         self.change = f"{self.names[0]} to {self.names[-1]}"
+        self.searches = [f"{name}: {each.search}" for name, each in evaluations.items() if each.search]
         languages = self.first.languages
         rows: dict[str | None, list[str]] = {language: [language] for language in languages}
         if averaged := [language for language in languages if self.first.rate(language, metric)]:

@@ -49,7 +49,7 @@ class EvaluationView:
 
     def __init__(self, evaluation: Evaluation, number: int):
         results = evaluation.results
-        self.id, self.title = f"results-{number}", evaluation.title
+        self.id, self.title, self.search = f"results-{number}", evaluation.title, evaluation.search
         self.update, self.unreadable = results.get("update"), results.get("unreadable")
         self.speed = describe_speed(results["speed"]) if is_speed(results.get("speed")) else None
         self.data_line = data_line(results)

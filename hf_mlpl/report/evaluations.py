@@ -58,6 +58,12 @@ class Evaluation(ScoredRun):
         title = data_title(self.results) or self.path.name  # results of `score` alone do not name their data
         return title + (", the development set" if "update" in self.results else "")
 
+    @property
+    def search(self) -> str:
+        """Says how the transcripts were found, where that is not greedily."""
+        lm = self.results.get("lm")
+        return "" if lm is None else f"beam search with language models of weight {lm['lm_weight']:g}"
+
     @cached_property
     def samples(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns (1000,) error rates of resampled utterances, for each of `RATES` and each language.

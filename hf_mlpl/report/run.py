@@ -140,7 +140,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         names = TITLES | {"language_accuracy": "language named rightly"}
         rates = [(name, evaluation.rate(MACRO, metric)) for metric, name in names.items()]
         line = ", ".join(f"{name} {100 * rate.value:.1f} %" for name, rate in rates if rate)
-        facts.append((evaluation.title, f"{line} (macro average)"))
+        search = f", {evaluation.search}" if evaluation.search else ""
+        facts.append((evaluation.title, f"{line} (macro average{search})"))
     if run.record:
         facts.append(("time", f"{format_hours(run.device_hours)} device-hours"))
     return facts

@@ -300,6 +300,18 @@ def test_results_of_older_versions(tmp_path, no_pictures):
     assert page.row("fi", 6)[3] == "–" and page.row("macro average", 6)[3] == page.row("sl", 6)[3]
 
 
+def test_pages_say_which_results_are_of_beam_search(tmp_path, no_pictures):
+    paths = [tmp_path / f"{name}.json" for name in ("greedy", "other", "searched")]
+    greedy, other, searched = (made_results(path, {"sl": [1, 0] * 6}) for path in paths)
+    lm = {"name": "lm-0123456789ab-w0.8-b50", "files": {"sl": "sl.arpa"}, "lm_weight": 0.8, "word_score": 0.0}
+    results = json.loads(searched.read_text()) | {"lm": lm | {"beam_size": 50}}
+    searched.write_text(json.dumps(results))
+    line = "beam search with language models of weight 0.8"
+    assert Page(run_report(searched)).text.count(line) == 2 and line not in Page(run_report(greedy)).text
+    assert f"Not all transcripts are greedy. searched: {line}." in Page(comparison_report([greedy, searched])).text
+    assert line not in Page(comparison_report([greedy, other])).text
+
+
 def test_seeds_side_by_side(copied, tone_run, tmp_path, no_pictures):
     config = (copied / "config.yaml").read_text()
     (copied / "config.yaml").write_text(re.sub("^seed: .*", "seed: 99", config, flags=re.MULTILINE))
