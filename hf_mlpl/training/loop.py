@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, set_seed
+from datasets import Dataset
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..ctc_models import CtcInterface, ctc_interface
@@ -71,7 +71,7 @@ def train(config: TrainingConfig) -> Path:
         with claimed_by_job(process, output_dir):
             if not _is_finished(process, config):
                 with machine_folder() as folder:
-                    return _train(config, SharedArrays(folder))
+                    return _Run(config, SharedArrays(folder)).train()
     _check_speech(on_main_process(process, lambda: collapse_of_run(output_dir)), config)
     if config.push_to_hub and process.is_main_process:
         with claimed(output_dir):
@@ -89,133 +89,185 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
     return on_main_process(process, check)
 
 
-def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
-    """Trains in a folder that this job has claimed, and whose run, if any, has these settings."""
-    output_dir = Path(config.output_dir)
-    is_continued = check_same_config(config, checkpoints(output_dir))
-    set_seed(config.seed)
-    train_set, dev_set, unlabelled_set = read_speech(config)
-    model, processor = build_model(config, train_set, is_continued)
-    ctc = ctc_interface(model.config, processor)
-    freeze(model, ctc, config)
-    base = {BASE: digest_of_frozen(model)} if config.lora else {}
-    accelerator = make_accelerator(config, ctc, model)
-    lists = [
-        DropFile(output_dir / f"{name}.tsv" if accelerator.is_main_process else None, DROPPED)
-        for name in ("dropped", "dropped-unlabelled")
-    ]
-    with lists[0], lists[1]:  # they appear if no check refuses the run, which then does not own its folder
-        longest = config.max_batch_seconds
-        train_set, dropped = select_speech(
-            train_set, lambda speech: select_for_training(speech, processor, model.config, longest, lists[0])
-        )
-        if unlabelled_set is not None:
-            unlabelled_set, _ = select_speech(
-                unlabelled_set,
-                lambda speech: (select_unlabelled(speech, ctc.languages, longest, lists[1]), Counter()),
+class _Run:
+    """Trains in a folder that this job has claimed, and whose run, if any, has these settings.
+
+    Args:
+        arrays: of the plans, which the processes of a machine share.
+    """
+
+    def __init__(self, config: TrainingConfig, arrays: SharedArrays):
+        self.config, self.output_dir = config, Path(config.output_dir)
+        is_continued = check_same_config(config, checkpoints(self.output_dir))
+        set_seed(config.seed)
+        train_set, self.dev_set, unlabelled_set = read_speech(config)
+        model, self.processor = build_model(config, train_set, is_continued)
+        self.ctc = ctc_interface(model.config, self.processor)
+        freeze(model, self.ctc, config)
+        base = {BASE: digest_of_frozen(model)} if config.lora else {}
+        self.accelerator = make_accelerator(config, self.ctc, model)
+        is_main_process = self.accelerator.is_main_process
+        with self._drop_file("dropped") as drops, self._drop_file("dropped-unlabelled") as unlabelled_drops:
+            # These files appear if no check refuses the run, which then does not own its folder.
+            train_set, dropped = self._select_labelled(train_set, drops)
+            if unlabelled_set is not None:
+                unlabelled_set = self._select_unlabelled(unlabelled_set, unlabelled_drops)
+            longest = max(longest_seconds(speech) for speech in (train_set, unlabelled_set) if speech is not None)
+            longest = min(longest, config.max_batch_seconds)
+            self.model, self.optimizer = prepare(self.accelerator, model, self.ctc, config, longest)
+            plans, self.slimipl = plan_passes(train_set, unlabelled_set, config, arrays), None
+            if unlabelled_set is not None:
+                speech = train_set, unlabelled_set, self.dev_set
+                self.slimipl = build_slimipl(self.accelerator, self.model, self.processor, *speech, plans, config)
+            digests = on_main_process(
+                self.accelerator, lambda: digest(self.processor, train=train_set, unlabelled=unlabelled_set)
             )
-        spoken = max(longest_seconds(speech) for speech in (train_set, unlabelled_set) if speech is not None)
-        model, optimizer = prepare(accelerator, model, ctc, config, min(spoken, longest))
-        plans, slimipl = plan_passes(train_set, unlabelled_set, config, arrays), None
-        if unlabelled_set is not None:
-            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, dev_set, plans, config)
-        digests = on_main_process(accelerator, lambda: digest(processor, train=train_set, unlabelled=unlabelled_set))
-        digests |= base
-        pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
-        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, plans, config, digests)
-        start = checkpointer.load_last(same_data=is_continued)
-    if accelerator.is_main_process:
-        write_config(config)  # only after all checks
-    supervised = supervised_updates(accelerator, model, processor, train_set, plans["train"], config, start)
-    updates = iter(slimipl or supervised)
-
-    log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
-    log.describe(train_set, dropped, accelerator.unwrap_model(model), ctc)
-    record = RunRecord(
-        accelerator, accelerator.unwrap_model(model), ctc, config, start, train_set, dropped, unlabelled_set
-    )
-    problems = {  # by whether an update is supervised: the disk of one data set may be missing, and not the other's
-        supervised: Problems(accelerator, len(dataset), output_dir / "unreadable.txt")
-        for supervised, dataset in ((True, train_set), (False, unlabelled_set))
-        if dataset is not None
-    }
-    num_unusable, silence = 0, SilenceCheck(accelerator, config, train_set, dev_set)
-
-    def evaluate(update: int) -> None:
-        hypotheses_file = hypotheses_path(output_dir / "results.json")
-        results = evaluate_model(
-            accelerator, model, processor, dev_set, config.max_batch_seconds, hypotheses_file=hypotheses_file
+            self.pusher = RunPusher(config) if config.push_to_hub and is_main_process else None
+            self.checkpointer = Checkpointer(
+                self.accelerator, self.model, self.optimizer, self.slimipl, plans, config, digests | base
+            )
+            self.start = self.checkpointer.load_last(same_data=is_continued)
+        if is_main_process:
+            write_config(config)  # only after all checks
+        supervised = supervised_updates(
+            self.accelerator, self.model, self.processor, train_set, plans["train"], config, self.start
         )
-        log.log_evaluation(update, results)
-        silence.judge_results(update, results)
-        record.write_evaluation(update, results)
+        self.updates = iter(self.slimipl or supervised)
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        self.log = TrainingLog(self.output_dir, config, self.start, is_main_process)
+        self.log.describe(train_set, dropped, unwrapped, self.ctc)
+        self.record = RunRecord(
+            self.accelerator, unwrapped, self.ctc, config, self.start, train_set, dropped, unlabelled_set
+        )
+        self.problems = {  # by whether an update is supervised: the disk of one data set alone may be missing
+            is_supervised: Problems(self.accelerator, len(speech), self.output_dir / "unreadable.txt")
+            for is_supervised, speech in ((True, train_set), (False, unlabelled_set))
+            if speech is not None
+        }
+        self.silence = SilenceCheck(self.accelerator, config, train_set, self.dev_set)
 
-    with log, logging_redirect_tqdm(), StopSignal() as stop, checkpointer:
-        on_main_process(accelerator, log.start_trackers)
-        if (unreported := checkpointer.unreported) is not None:
-            log.load_state_dict(unreported["log"])
-            if slimipl and "labels" in unreported:  # else the run had other settings before
-                slimipl.health.load_state_dict(unreported["labels"])
-        if dev_set is not None and start and start % config.eval_every == 0:  # a signal may have come before it
-            if not on_main_process(accelerator, lambda: log.has_evaluation(start)):
-                evaluate(start)
-        update, is_over = start, slimipl is not None and slimipl.follow_labels(start, log)
-        for update in range(start + 1, config.max_updates + 1):
-            rate = set_learning_rates(optimizer, update - 1, config)
-            micro_batches = next(updates)
-            loaded = slimipl.loaded if slimipl else [batch for _, batch in micro_batches]
-            problems[slimipl is None or slimipl.step.supervised].add(loaded)
-            num_unusable = sum(each.total_unusable for each in problems.values())
-            log.count_update(**train_step(accelerator, ctc, model, optimizer, micro_batches, config, update))
-            if slimipl:
-                slimipl.after_update()
-                is_over = slimipl.follow_labels(update, log)
-            is_last = is_over or update == config.max_updates
-            if update % config.log_every == 0:
-                log.log_window(update, rate, slimipl.health.report() if slimipl else None, num_unusable)
-            if slimipl and (update % config.log_every == 0 or is_last):
-                _check_labels(slimipl.health.detect_collapse(), update, config, accelerator.is_main_process)
-            is_stopped = on_any_process(accelerator, stop.name is not None) and not is_last
-            if dev_set is not None and (update % config.eval_every == 0 or is_last):
-                if not is_stopped:  # else there may be no time, and the next process does it
-                    evaluate(update)
-            elif dev_set is None and (update % config.save_every == 0 or is_last):
-                log.draw()
-                silence.judge_probes(update, model, processor)
-            checkpointer.check()
-            if (update % config.save_every == 0 or is_stopped) and not is_last:
-                record.write(update)
-                for each in problems.values():
-                    each.write()
-                unreported = {"log": log.state_dict(num_unusable)}
-                if slimipl:
-                    unreported["labels"] = slimipl.health.state_dict()
-                push = prepare_push(pusher, accelerator, model, processor, config) if config.push_to_hub else None
-                checkpointer.save(update, unreported, push)
-            if is_stopped:
-                checkpointer.wait()  # in all processes: a launcher ends them when the first one ends
-                came = f"{stop.name} came" if stop.name else "another process was told to stop"
-                raise StoppedError(
-                    f"{came}: update {update} of {config.max_updates} is saved, and the same command goes on from it"
-                )
-            if is_over:
-                break
-        checkpointer.wait()
-        _finish_problems(problems.values(), num_unusable, log, is_whole_run=start == 0)
-        record.finish(update, problem := silence.describe(), slimipl.probes.outcome(update) if slimipl else None)
-        # before the log ends, which may wait for trackers in a network
-        folder = write_final_model(accelerator, model, processor, config)
-    _check_speech(problem, config)
-    if pusher is not None:
-        pusher.push_result()
-    return folder
+    def train(self) -> Path:
+        """Makes the updates that are left, and writes the model; returns its folder."""
+        config = self.config
+        with self.log, logging_redirect_tqdm(), StopSignal() as stop, self.checkpointer:
+            self._begin()
+            update = self.start
+            for update in range(self.start + 1, config.max_updates + 1):
+                is_last = self._update(update) or update == config.max_updates
+                is_stopped = on_any_process(self.accelerator, stop.name is not None) and not is_last
+                self._judge(update, is_last, is_stopped)
+                self.checkpointer.check()
+                if (update % config.save_every == 0 or is_stopped) and not is_last:
+                    self._save(update)
+                if is_stopped:
+                    self.checkpointer.wait()  # in all processes: a launcher ends them when the first one ends
+                    came = f"{stop.name} came" if stop.name else "another process was told to stop"
+                    raise StoppedError(
+                        f"{came}: update {update} of {config.max_updates} is saved, and the same command goes on "
+                        "from it"
+                    )
+                if is_last:
+                    break
+            self.checkpointer.wait()
+            for each in self.problems.values():
+                each.finish(is_whole_run=self.start == 0)
+            self.log.describe_problems(self._num_unusable, sum(each.total_read for each in self.problems.values()))
+            outcome = self.slimipl.probes.outcome(update) if self.slimipl else None
+            self.record.finish(update, problem := self.silence.describe(), outcome)
+            # before the log ends, which may wait for trackers in a network
+            folder = write_final_model(self.accelerator, self.model, self.processor, config)
+        _check_speech(problem, config)
+        if self.pusher is not None:
+            self.pusher.push_result()
+        return folder
 
+    @property
+    def _num_unusable(self) -> int:
+        return sum(each.total_unusable for each in self.problems.values())
 
-def _finish_problems(problems: Collection[Problems], num_unusable: int, log: TrainingLog, is_whole_run: bool) -> None:
-    """Writes the list of utterances that could not be used, and counts them in a line."""
-    for each in problems:
-        each.finish(is_whole_run)
-    log.describe_problems(num_unusable, sum(each.total_read for each in problems))
+    def _drop_file(self, name: str) -> DropFile:
+        return DropFile(self.output_dir / f"{name}.tsv" if self.accelerator.is_main_process else None, DROPPED)
+
+    def _select_labelled(self, speech: Dataset, drops: DropFile) -> tuple[Dataset, Counter]:
+        """Returns the utterances that can be trained on, and the amounts of those that cannot, by reason."""
+        longest = self.config.max_batch_seconds
+        return select_speech(
+            speech, lambda part: select_for_training(part, self.processor, self.ctc.config, longest, drops)
+        )
+
+    def _select_unlabelled(self, speech: Dataset, drops: DropFile) -> Dataset:
+        longest = self.config.max_batch_seconds
+        selected, _ = select_speech(
+            speech, lambda part: (select_unlabelled(part, self.ctc.languages, longest, drops), Counter())
+        )
+        return selected
+
+    def _begin(self) -> None:
+        """Starts the trackers, and takes up what the last checkpoint had not logged yet."""
+        on_main_process(self.accelerator, self.log.start_trackers)
+        if (unreported := self.checkpointer.unreported) is not None:
+            self.log.load_state_dict(unreported["log"])
+            if self.slimipl and "labels" in unreported:  # else the run had other settings before
+                self.slimipl.health.load_state_dict(unreported["labels"])
+        # a signal may have come before the evaluation
+        if self.dev_set is not None and self.start and self.start % self.config.eval_every == 0:
+            if not on_main_process(self.accelerator, lambda: self.log.has_evaluation(self.start)):
+                self._evaluate(self.start)
+        if self.slimipl:
+            self.slimipl.follow_labels(self.start, self.log)
+
+    def _update(self, update: int) -> bool:
+        """Makes an update, and logs it; returns whether slimIPL is over, because its labels no longer get better."""
+        config, slimipl, is_over = self.config, self.slimipl, False
+        rate = set_learning_rates(self.optimizer, update - 1, config)
+        micro_batches = next(self.updates)
+        loaded = slimipl.loaded if slimipl else [batch for _, batch in micro_batches]
+        self.problems[slimipl is None or slimipl.step.supervised].add(loaded)
+        step = train_step(self.accelerator, self.ctc, self.model, self.optimizer, micro_batches, config, update)
+        self.log.count_update(**step)
+        if slimipl:
+            slimipl.after_update()
+            is_over = slimipl.follow_labels(update, self.log)
+        is_logged = update % config.log_every == 0
+        if is_logged:
+            self.log.log_window(update, rate, slimipl.health.report() if slimipl else None, self._num_unusable)
+        if slimipl and (is_logged or is_over or update == config.max_updates):
+            _check_labels(slimipl.health.detect_collapse(), update, config, self.accelerator.is_main_process)
+        return is_over
+
+    def _judge(self, update: int, is_last: bool, is_stopped: bool) -> None:
+        """Evaluates where it is time; without dev speech, sees whether the model says something."""
+        if self.dev_set is not None and (update % self.config.eval_every == 0 or is_last):
+            if not is_stopped:  # else there may be no time, and the next process does it
+                self._evaluate(update)
+        elif self.dev_set is None and (update % self.config.save_every == 0 or is_last):
+            self.log.draw()
+            self.silence.judge_probes(update, self.model, self.processor)
+
+    def _evaluate(self, update: int) -> None:
+        results = evaluate_model(
+            self.accelerator,
+            self.model,
+            self.processor,
+            self.dev_set,
+            self.config.max_batch_seconds,
+            hypotheses_file=hypotheses_path(self.output_dir / "results.json"),
+        )
+        self.log.log_evaluation(update, results)
+        self.silence.judge_results(update, results)
+        self.record.write_evaluation(update, results)
+
+    def _save(self, update: int) -> None:
+        self.record.write(update)
+        for each in self.problems.values():
+            each.write()
+        unreported = {"log": self.log.state_dict(self._num_unusable)}
+        if self.slimipl:
+            unreported["labels"] = self.slimipl.health.state_dict()
+        push = None
+        if self.config.push_to_hub:
+            push = prepare_push(self.pusher, self.accelerator, self.model, self.processor, self.config)
+        self.checkpointer.save(update, unreported, push)
 
 
 def _check_speech(problem: str | None, config: TrainingConfig) -> None:
