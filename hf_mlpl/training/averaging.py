@@ -26,7 +26,7 @@ def average_models(names: Sequence[str], output: Path) -> None:
     """Writes a folder with the mean of the weights of several models, and with the processor of the first one.
 
     The running statistics of normalisation layers are averaged, too; whole numbers are those of the first model.
-    Memory holds three models at a time.
+    Means are computed in float32, and written in the dtype of the first model. Memory holds three models at a time.
 
     Args:
         names: folders or Hub names of CTC models of one architecture, with the same tokens and features.
@@ -40,13 +40,14 @@ def average_models(names: Sequence[str], output: Path) -> None:
     if len(names) < 2:
         raise ValueError(f"{', '.join(names) or 'no model'}: two or more models are needed for a mean")
     mean, processor = load_model(names[0])
-    first, expected = _matrices(mean).clone(), _description(mean, processor)
+    dtype, expected = mean.dtype, _description(mean, processor)
+    first = _matrices(mean.float())
     for number, name in enumerate(tqdm(names[1:], "models", unit="model", leave=False), 2):
         model, others = load_model(name)
         for part, own in _description(model, others).items():
             if own != expected[part]:
                 raise ValueError(f"{name}: has other {part} than {names[0]}; models that are averaged must be alike")
-        similarity = float(torch.cosine_similarity(first, _matrices(model), dim=0))
+        similarity = float(torch.cosine_similarity(first, _matrices(model.float()), dim=0))
         if not similarity >= LEAST_SIMILARITY:
             raise ValueError(
                 f"{name}: its weights are not like those of {names[0]} (cosine similarity {similarity:.2f}, at least "
@@ -55,7 +56,7 @@ def average_models(names: Sequence[str], output: Path) -> None:
         for weights, own in zip(_numbers(mean), _numbers(model), strict=True):
             weights.lerp_(own, 1 / number)
     with atomic_write(output) as partial:
-        write_model(partial, mean.config, processor, mean.state_dict())
+        write_model(partial, mean.config, processor, mean.to(dtype).state_dict())
 
 
 def _description(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, object]:

@@ -66,6 +66,19 @@ def test_mean_of_one_model_is_the_model(tmp_path):
         np.testing.assert_array_equal(weights_of(tmp_path / "mean")[name], weights, err_msg=name)
 
 
+def test_mean_has_the_dtype_of_the_models(tmp_path):
+    start = save_folder(tmp_path / "start", ["sl"])
+    models = [trained(start, tmp_path / str(seed), seed) for seed in (1, 2, 3)]
+    for folder in models:
+        AutoModelForCTC.from_pretrained(folder).bfloat16().save_pretrained(folder)
+    average_models([str(model) for model in models], tmp_path / "mean")
+    mean, *parts = (AutoModelForCTC.from_pretrained(folder).state_dict() for folder in (tmp_path / "mean", *models))
+    for name, found in mean.items():
+        assert found.dtype == torch.bfloat16
+        expected = torch.stack([part[name].double() for part in parts]).mean(dim=0)
+        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-8, msg=name)  # rounded once
+
+
 def test_models_that_differ_are_refused(tmp_path, capfd):
     start = save_small_model(tmp_path / "start", "wav2vec2")
     others = {
