@@ -22,8 +22,11 @@ and the rest is unlabelled:
     recipes/human_speech/run.sh --list FOLDER/en-fsdd/manifest.tsv --language en --train-speakers jackson \\
         --dev-speakers george --test-speakers theo --output runs/human_speech/en-george --seeds 0 1 --evaluate dev
 
+The control, the final model and the oracle are means of the weights of three trainings each (--average).
+
 The script writes to runs/human_speech/LANGUAGE or --output: data/, and proof/ with table.md. To continue an
-interrupted run, start it again. On one CPU core of a busy machine a seed of en took 12 minutes, and one of ml 46.
+interrupted run, start it again. On one CPU core of a busy machine a seed of en took 12 minutes, and one of ml 46, with
+--average 1; with 3 it takes twice as long.
 `recipes/proof.sh --help` explains variants and the other options, and the environment variables that set them.
 """
 
@@ -46,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPORA = yaml.safe_load(Path(__file__).with_name("corpora.yaml").read_text(encoding="utf-8"))
 SHORT_SECONDS = 2  # mean length of utterances, below which they are like the digits of en
 SPLITS = ("train", "dev", "test")
+AVERAGE = 3  # with so few people, chance decides which words of a person a single training learns
 # Of all stages: a few people sound like more at other speeds, in noise and echo
 SETTINGS = "waveform_augment={}"
 
@@ -65,7 +69,7 @@ def parser() -> proof.Parser:
         parser.add_argument(f"--{split}-speakers", nargs="+", metavar="NAME", default=[], help=f"speakers for {split}")
     parser.add_argument("--seeds", nargs="+", default=[], metavar="SEED", help="seeds, such as 0 1 2")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: runs/human_speech/LANGUAGE")
-    proof.add_options(parser, updates=None, batch_seconds=None)
+    proof.add_options(parser, updates=None, batch_seconds=None, average=AVERAGE)
     return parser
 
 

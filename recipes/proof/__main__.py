@@ -92,7 +92,9 @@ def parser() -> Parser:
     return parser
 
 
-def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, batch_seconds: float | None = 15) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, updates: int | None = 2000, batch_seconds: float | None = 15, average: int = 1
+) -> None:
     """Adds the options of a proof, with defaults that environment variables may set."""
     parser.add_argument("--variants", type=Path, metavar="FILE", help="YAML file of variants")
     parser.add_argument("--evaluate", choices=SPLITS, help="default: test without variants, dev with variants")
@@ -105,7 +107,7 @@ def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, bat
     help_text = "teachers, with seeds of their own, who vote on the labels of each seed; 1: no vote"
     add_length(parser, "committee", _positive, 1, help_text)
     help_text = "trainings of the control, the final model and the oracle, whose weights are averaged; 1: no mean"
-    add_length(parser, "average", _positive, 1, help_text)
+    add_length(parser, "average", _positive, average, help_text)
     parser.add_argument(
         "--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny"
     )

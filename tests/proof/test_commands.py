@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from safetensors.numpy import load_file
 
 from hf_mlpl.data.utterances import write_utterances
 from recipes.human_speech import __main__ as human_speech
@@ -29,7 +31,8 @@ def in_root(monkeypatch, quick_python):
     """Lets jobs start quickly, in the project's folder, as the scripts do."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "executable", str(quick_python))
-    for name in ("launch", "models", "updates", "later_updates", "batch_seconds", "committee", "start", "settings"):
+    names = "launch models updates later_updates batch_seconds committee average start settings lm_weight"
+    for name in names.split():
         monkeypatch.delenv(name, raising=False)
 
 
@@ -153,7 +156,10 @@ def test_known_corpora(tmp_path, in_root, capfd):
     table.rename(folder / "manifest.tsv").write_text(text)
     assert human_speech.main([str(tmp_path), "en", "0", "--plan", "--output", str(tmp_path / "out")]) == 0
     shown = capfd.readouterr().out
-    assert "max_updates=3000 'dev=[]' max_batch_seconds=5 " in shown and f"{tmp_path}/out/proof/0/final.json" in shown
+    assert (
+        "max_updates=3000 'dev=[]' max_batch_seconds=5 " in shown
+        and f"{tmp_path}/out/proof/0/final_mean_3.json" in shown
+    )
     assert "at_once" not in shown and "scratch" not in shown
 
 
@@ -221,3 +227,16 @@ def test_two_seeds_and_variants_on_tones(tone_data, tone_run, tmp_path, in_root,
     again = {path: path.stat().st_mtime_ns for path in before}
     assert [path.name for path in before if before[path] != again[path]] == ["control.dev.json"]
     assert (out / "table.md").read_text() == page
+
+    one_seed = [*command[:4], "--evaluate", "dev", "--models", "supervised final", *short, "--average", "2"]
+    assert proof.main(one_seed) == 0, capsys.readouterr().err
+    folders = [out / "0" / name / "model" for name in ("final", "average-1/final", "final_mean_2")]
+    first, second, mean = (load_file(folder / "model.safetensors") for folder in folders)
+    assert any((first[name] != second[name]).any() for name in mean)
+    for name, weights in mean.items():
+        np.testing.assert_allclose(weights, (first[name] + second[name]) / 2, rtol=1e-5, atol=1e-7)
+    results = json.loads((out / "0" / "final_mean_2.dev.json").read_text())
+    cers = [results["languages"][language]["cer"] for language in ("de", "sv-SE")]
+    assert json.loads((out / "table.json").read_text())["models"]["final"]["cer"]["mean"] == pytest.approx(
+        100 * sum(cers) / 2
+    )
