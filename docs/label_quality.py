@@ -40,7 +40,7 @@ def draw(teachers: list[str], rates: Rates) -> str:
     for i, (teacher, color) in enumerate(zip(teachers, COLORS, strict=False)):
         for place, language in enumerate(rates):
             mean, low, high = rates[language][i]
-            x = place + 0.26 * (i - 1)
+            x = place + 0.26 * (i - (len(teachers) - 1) / 2)
             error = [[mean - low], [high - mean]]
             label = teacher if place == 0 else None
             axes.errorbar(x, mean, error, fmt="osD"[i], color=color, capsize=3, markersize=5, label=label)
