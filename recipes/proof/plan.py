@@ -39,9 +39,7 @@ class _SeedPlan(LabelJobs):
 
     def __init__(self, options: Options, seed: int, plan: Plan, folder: str | None = None):
         super().__init__(options, seed, plan, folder)
-        self.others: list[
-            _SeedPlan
-        ] = []  # with seeds of their own for what is averaged, and stages 1 to 3 of this one
+        self.others: list[_SeedPlan] = []  # of the other models of means, with seeds of their own for stage 4 alone
 
     def add_all(self) -> None:
         models, later = self.options.models, self.options.later_updates
