@@ -35,20 +35,20 @@ def average_models(names: Sequence[str], output: Path) -> None:
     Raises:
         OSError, ValueError: as `load_model` does.
         ValueError: for fewer than two models, for models that differ in more than their weights, and for weights that
-            did not begin as those of the first model.
+            are not finite or did not begin as those of the first model.
     """
     if len(names) < 2:
         raise ValueError(f"{', '.join(names) or 'no model'}: two or more models are needed for a mean")
-    mean, processor = load_model(names[0])
+    mean, processor = _load(names[0])
     dtype, expected = mean.dtype, _description(mean, processor)
     first = _matrices(mean.float())
     for number, name in enumerate(tqdm(names[1:], "models", unit="model", leave=False), 2):
-        model, others = load_model(name)
+        model, others = _load(name)
         for part, own in _description(model, others).items():
             if own != expected[part]:
                 raise ValueError(f"{name}: has other {part} than {names[0]}; models that are averaged must be alike")
         similarity = float(torch.cosine_similarity(first, _matrices(model.float()), dim=0))
-        if not similarity >= LEAST_SIMILARITY:
+        if similarity < LEAST_SIMILARITY:
             raise ValueError(
                 f"{name}: its weights are not like those of {names[0]} (cosine similarity {similarity:.2f}, at least "
                 f"{LEAST_SIMILARITY} is accepted); models can be averaged that were trained from the same model"
@@ -57,6 +57,13 @@ def average_models(names: Sequence[str], output: Path) -> None:
             weights.lerp_(own, 1 / number)
     with atomic_write(output) as partial:
         write_model(partial, mean.config, processor, mean.to(dtype).state_dict())
+
+
+def _load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    model, processor = load_model(name)
+    if not all(weights.isfinite().all() for weights in model.parameters()):
+        raise ValueError(f"{name}: has weights that are not finite, as after a training that failed")
+    return model, processor
 
 
 def _description(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, object]:

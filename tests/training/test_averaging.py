@@ -100,14 +100,17 @@ def test_models_that_differ_are_refused(tmp_path, capfd):
         assert not (tmp_path / "mean").exists()
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path):
-    start = save_folder(tmp_path / "start", ["sl"])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_weights_that_are_not_finite_are_refused(dim, is_first, tmp_path):
+    start, broken = save_folder(tmp_path / "start", ["sl"]), tmp_path / "broken"
     model = AutoModelForCTC.from_pretrained(start)
-    next(weights for weights in model.parameters() if weights.dim() > 1).data.fill_(float("nan"))
-    model.save_pretrained(tmp_path / "broken")
-    AutoProcessor.from_pretrained(start).save_pretrained(tmp_path / "broken")
-    with pytest.raises(ValueError, match="cosine similarity nan"):
-        average_models([str(start), str(tmp_path / "broken")], tmp_path / "mean")
+    next(weights for weights in model.parameters() if weights.dim() == dim).data[0] = float("nan")
+    model.save_pretrained(broken)
+    AutoProcessor.from_pretrained(start).save_pretrained(broken)
+    with pytest.raises(ValueError, match=f"{broken}: has weights that are not finite"):
+        average_models([str(broken), str(start)][:: 1 if is_first else -1], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
 
 
 def test_command_says_what_it_made_and_changes_no_folder(tmp_path, capfd):
