@@ -29,7 +29,7 @@ class Job:
         kind: what it does; jobs of a kind take about the same time.
         result: the file or folder that appears when the job is complete.
         needs: names of jobs that must be complete before.
-        source: the job is not complete if this is newer than the result, as a model that was trained once more.
+        sources: the job is not complete if one is newer than the result, as a model that was trained once more.
         inputs: small files that are written before the command starts.
         is_whole: tells a result that another job has begun from a complete one.
     """
@@ -39,16 +39,15 @@ class Job:
     command: tuple[str, ...]
     result: Path
     needs: tuple[str, ...] = ()
-    source: Path | None = None
+    sources: tuple[Path, ...] = ()
     inputs: dict[Path, str] = field(default_factory=dict)
     is_whole: Callable[[], bool] | None = None
 
     def is_complete(self) -> bool:
         if not self.result.exists() or self.is_whole is not None and not self.is_whole():
             return False
-        if self.source is None or not self.source.exists():
-            return True
-        return self.source.stat().st_mtime <= self.result.stat().st_mtime
+        made = self.result.stat().st_mtime
+        return all(source.stat().st_mtime <= made for source in self.sources if source.exists())
 
 
 class Runner:

@@ -118,8 +118,9 @@ class _SeedPlan(LabelJobs):
             return models[0]
         name = f"{Path(models[0].path).parent.name}_mean_{len(models)}"
         path, jobs = f"{self.run}/{name}/model", [job for model in models for job in model.jobs]
-        command = command_line("average-models", *(model.path for model in models), "--output", path)
-        return self._add(name, "average-models", command, path, jobs)
+        paths = [model.path for model in models]
+        command = command_line("average-models", *paths, "--output", path)
+        return self._add(name, "average-models", command, path, jobs, sources=tuple(map(Path, paths)))
 
     def _add_at_once(self, supervised: Made) -> None:
         """Adds the paper's negative result, slimIPL on all languages at once, and its labels, for comparison."""
@@ -156,5 +157,5 @@ class _SeedPlan(LabelJobs):
 
     def _evaluation(self, name: str, results: str, model: Made, data: Sequence[str], more: Sequence[str] = ()) -> None:
         command = command_line("evaluate", "--model", model.path, "--data", *data, *more)
-        source = Path(model.path)
-        self._add(name, "evaluate", (*command, "--output", results), results, model.jobs, source=source)
+        sources = (Path(model.path),)
+        self._add(name, "evaluate", (*command, "--output", results), results, model.jobs, sources=sources)

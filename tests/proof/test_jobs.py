@@ -79,7 +79,7 @@ def test_a_failure_is_one_line_and_stops_only_what_needs_it(tmp_path, run, capsy
 
 def test_a_result_that_is_older_than_its_source_or_a_part_is_made_again(tmp_path, run):
     source = tmp_path / "model"
-    job = shell(tmp_path, "result", "echo x >> runs; touch result", source=source)
+    job = shell(tmp_path, "result", "echo x >> runs; touch result", sources=(tmp_path / "gone", source))
     for path, seconds in ((source, 100), (tmp_path / "result", 200)):
         path.touch()
         os.utime(path, (seconds, seconds))

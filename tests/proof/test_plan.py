@@ -239,7 +239,8 @@ def test_control_final_model_and_oracle_may_be_means(plan_of):
             job = plan.jobs[f"0/{name}_mean_3"]
             parts = [settings_of(plan.jobs[need]) for need in job.needs]
             assert job.needs[0] == f"0/{name}" and [part.seed for part in parts] == [0, 100, 200]
-            assert list(job.command[3:7]) == ["average-models", *(f"{part.output_dir}/model" for part in parts)]
+            paths = [f"{part.output_dir}/model" for part in parts]
+            assert list(job.command[3:7]) == ["average-models", *paths] and job.sources == (*map(Path, paths),)
     first, *others = (settings_of(plan.jobs[f"0/{folder}final_mixed"]) for folder in ("", "average-1/", "average-2/"))
     assert all(other.model == first.model and other.train == first.train for other in others)
     labelled = [job.command for name, job in plan.jobs.items() if name.endswith("-sl")]
