@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -19,7 +21,8 @@ from ..model.configuration_mlpl import language_names
 from ..model.text import unknown_character_report
 from .collapse import HUMAN
 from .drops import DropFile
-from .rows import filter_rows
+from .remembered import remembered
+from .rows import blocks, filter_rows, select_rows, with_offsets
 from .summary import Summary, known_summary, languages_in
 from .text_arrays import SPACE, TextBlock
 
@@ -28,6 +31,7 @@ logger = logging.getLogger(__name__)
 OTHER_TOKENS = "to learn them, set `tokens` to a file that has them, as `hf-mlpl build-tokenizer` writes it"
 MOST_NAMED = 8  # tokens or languages in a line of the log
 DROPPED = ("id", "reason", "duration_seconds", "text")
+RULES = 1  # a number for those of `_Judge`: with other ones, no answer of earlier runs counts
 
 
 def min_ctc_frames(label_ids: Sequence[int]) -> int:
@@ -57,8 +61,14 @@ def select_for_training(
     _check_languages(dataset, ctc.languages)
     drops = drops or DropFile(None, DROPPED)
     judge = _Judge(ctc, max_seconds, drops, known_summary(dataset))
-    selected = filter_rows(dataset, ["id", "text", "duration_seconds", "source"], judge.is_usable)
+    rows = judge.doubtful_rows(dataset)
+    doubtful = dataset if len(rows) == len(dataset) else select_rows(dataset, rows)
+    numbered = with_offsets(blocks(doubtful, ["id", "text", "duration_seconds", "source"]))
+    dropped = [rows[first + np.flatnonzero(~judge.are_usable(block))] for first, block in numbered]
     judge.log_unknown_characters()
+    kept = np.ones(len(dataset), bool)
+    kept[np.concatenate([rows[:0], *dropped])] = False
+    selected = dataset if kept.all() else select_rows(dataset, np.flatnonzero(kept))
     if not len(selected):
         remedy = f"; {OTHER_TOKENS}" if judge.unknown_characters else ""
         raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(drops.counts)}{remedy}")
@@ -84,15 +94,38 @@ class _Judge:
         self.unknown_characters: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by teacher, "" for people
         self.num_unknown: Counter[str] = Counter()  # texts with such a character, by teacher
 
-    def is_usable(self, block: pa.Table) -> np.ndarray:
-        """Tells (N,) for each utterance of a block if it is kept; logs and lists those that are dropped."""
-        ctc, seconds = self.ctc, block["duration_seconds"].to_numpy()
-        num_samples = np.rint(seconds * ctc.sampling_rate).astype(np.int64)
-        num_frames = ctc.num_output_frames(ctc.num_inputs(num_samples))
-        kept = self._fit_by_length(block["text"], num_frames) & (seconds <= self.max_seconds)
-        if len(rows := np.flatnonzero(~kept)):
-            kept[rows] = self._are_usable(block.take(pa.array(rows)), seconds[rows], num_frames[rows])
-        return kept
+    def doubtful_rows(self, dataset: Dataset) -> np.ndarray:
+        """Returns the numbers of the rows that training may not be able to use, and that are judged one by one.
+
+        They are few, and remembered for later runs. Of a model whose labels are not known by character, they are all.
+        """
+        if self.character_labels is None:
+            return np.arange(len(dataset))
+
+        def compute() -> list[int]:
+            numbered = with_offsets(blocks(dataset, ["text", "duration_seconds"]))
+            return [row for first, block in numbered for row in (first + self._doubtful(block)).tolist()]
+
+        return np.array(remembered(f"doubtful-{self._checksum()}", dataset, compute), np.int64)
+
+    def _checksum(self) -> str:
+        """Returns a checksum of what `doubtful_rows` depends on, beside the rows."""
+        settings = (each.to_json_string() for each in (self.ctc.config, self.ctc.processor.feature_extractor))
+        labels = zlib.crc32(self.character_labels)
+        text = repr([RULES, self.max_seconds, self.unlabelled, labels, *settings])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _doubtful(self, block: pa.Table) -> np.ndarray:
+        """Returns the numbers of the rows of a block of which columns alone do not show that training can use them."""
+        seconds = block["duration_seconds"].to_numpy()
+        num_frames, is_short = self._num_frames(seconds), seconds <= self.max_seconds
+        rows = np.flatnonzero(~(self._fit_by_length(block["text"], num_frames) & is_short))
+        texts = TextBlock(block["text"].take(pa.array(rows)))
+        return rows[~(self._surely_fit(texts, num_frames[rows]) & is_short[rows])]
+
+    def _num_frames(self, seconds: np.ndarray) -> np.ndarray:
+        samples = np.rint(seconds * self.ctc.sampling_rate).astype(np.int64)
+        return self.ctc.num_output_frames(self.ctc.num_inputs(samples))
 
     def _fit_by_length(self, texts: pa.ChunkedArray, num_frames: np.ndarray) -> np.ndarray:
         """Tells (N,) for each text if its length alone shows that it is not empty and fits into its frames.
@@ -107,28 +140,26 @@ class _Judge:
             fit &= ~pc.fill_null(pc.match_substring_regex(texts, self.unlabelled), True).to_numpy()
         return fit
 
-    def _are_usable(self, block: pa.Table, seconds: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
-        texts = TextBlock(block["text"])
-        kept = self._surely_fit(texts, num_frames) & (seconds <= self.max_seconds)
-        # Only the few others are cut into labels, which takes minutes for millions of texts.
-        doubtful = block.append_column("normalized", texts.texts).filter(pa.array(~kept))
-        columns = (doubtful[name].to_pylist() for name in ("id", "source", "text", "normalized"))
-        for row, name, source, raw, text in zip(np.flatnonzero(~kept), *columns, strict=True):
+    def _surely_fit(self, texts: TextBlock, num_frames: np.ndarray) -> np.ndarray:
+        """Tells (N,) for each text if it is not empty, and all its characters have labels that fit into its frames."""
+        labels = self.character_labels.take(texts.code_points)
+        is_repeated = np.append(False, labels[1:] == labels[:-1])
+        most_frames = texts.lengths + texts.count(is_repeated) + 2  # with a word boundary at both ends
+        return (texts.lengths > 0) & ~texts.has(labels < 0) & (most_frames <= num_frames)
+
+    def are_usable(self, block: pa.Table) -> np.ndarray:
+        """Tells (N,) for each utterance of a block if it is kept; logs and lists those that are dropped."""
+        seconds, kept = block["duration_seconds"].to_numpy(), np.ones(len(block), bool)
+        num_frames = self._num_frames(seconds)
+        columns = (block[name].to_pylist() for name in ("id", "source", "text"))
+        texts = TextBlock(block["text"]).texts.to_pylist()
+        for row, (name, source, raw, text) in enumerate(zip(*columns, texts, strict=True)):
             reason = self._drop_reason(text, seconds[row], num_frames[row], source)
             kept[row] = reason is None
             if reason is not None:
                 if self.drops.add(reason, name, reason, f"{seconds[row]:.2f}", raw):
                     logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
-
-    def _surely_fit(self, texts: TextBlock, num_frames: np.ndarray) -> np.ndarray:
-        """Tells (N,) for each text if it is not empty, and all its characters have labels that fit into its frames."""
-        if self.character_labels is None:
-            return np.zeros(len(num_frames), bool)
-        labels = self.character_labels.take(texts.code_points)
-        is_repeated = np.append(False, labels[1:] == labels[:-1])
-        most_frames = texts.lengths + texts.count(is_repeated) + 2  # with a word boundary at both ends
-        return (texts.lengths > 0) & ~texts.has(labels < 0) & (most_frames <= num_frames)
 
     def _drop_reason(self, text: str, seconds: float, num_frames: int, source: str | None) -> str | None:
         if not text:

@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoProcessor
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.data.batches import BatchPlan, SpeechBatches, micro_batch_seed, plan_batches, repetitions
-from hf_mlpl.data.selection import min_ctc_frames, select_for_training
-from hf_mlpl.data.utterances import FEATURES
+from hf_mlpl.data.drops import DropFile
+from hf_mlpl.data.selection import DROPPED, min_ctc_frames, select_for_training
+from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.training_config import SpecAugmentConfig, WaveformAugmentConfig
 
 from ..small_models import save_small_model
@@ -477,3 +478,35 @@ def test_characters_that_the_tokenizer_lacks_are_counted_for_each_teacher(proces
     assert " x 2, 'B' (" in whisper and whisper.endswith(
         "; `hf-mlpl filter-labels --normalize` writes labels without them"
     )
+
+
+def test_a_later_run_looks_again_at_what_may_be_dropped_alone(processor, config, caplog, tmp_path, monkeypatch):
+    """Says the same about it; other settings, and another file, are looked at as a whole."""
+    monkeypatch.setattr("hf_mlpl.data.remembered.FEWEST_ROWS", 1)
+    texts = ["a bad cab", None, "Bad", "cab", numbered(35), "dada"]
+    rows = [
+        {"id": f"u{i}", "audio": {"path": "x.wav"}, "duration_seconds": 1.0 + i / 10, "language": "sl", "text": text}
+        for i, text in enumerate(texts)
+    ]
+    path = tmp_path / "train.parquet"
+
+    def select(max_seconds: float = 20.0) -> tuple:
+        caplog.clear()
+        with DropFile(tmp_path / "dropped.tsv", DROPPED) as drops:
+            selected, counts = select_for_training(read_utterances([path]), processor, config, max_seconds, drops)
+        return list(selected["id"]), dict(counts), caplog.messages.copy(), (tmp_path / "dropped.tsv").read_text()
+
+    def refuse(*_):
+        raise AssertionError("all rows were looked at")
+
+    write_utterances(rows, path)
+    first = select()
+    assert first[0] == ["u0", "u3", "u4", "u5"] and len(first[3].splitlines()) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_mlpl.data.selection._Judge._doubtful", refuse)
+        assert select() == first
+        with pytest.raises(AssertionError, match="all rows were looked at"):
+            select(1.45)
+    assert select(1.45)[0] == ["u0", "u3", "u4"]
+    write_utterances([*rows[:3], rows[3] | {"text": "Cab"}, *rows[4:]], path)
+    assert select()[0] == ["u0", "u4", "u5"]
