@@ -9,8 +9,9 @@ characters of its languages are learned, what training cannot use is left out, i
 checkpoints, hours are counted for the log and the card, and batches are planned. `train` is the sum of this when it is
 done again, as after an interruption, and `train at first` that of the first time, without the first reading.
 `pseudo-label`, `evaluate` and `estimate` are what these commands do with all utterances before the first batch.
-`slimipl` is what a slimIPL run does besides, with the same utterances as its unlabelled speech. `anonymous, MB` is the
-most memory, without and with slimIPL, beside pages of mapped files, which the system takes back when it needs them.
+The peer is `read_table`: pyarrow reads the file, and does nothing with it. `slimipl` is what a slimIPL run does
+besides, with the same utterances as its unlabelled speech. `anonymous, MB` is the most memory, without and with
+slimIPL, beside pages of mapped files, which the system takes back when it needs them.
 """
 
 import logging
@@ -24,6 +25,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from side_by_side import alone, benchmark_arguments, versions, write_results
 
 from hf_mlpl.data.batches import BatchPlan, repetitions
@@ -137,6 +139,12 @@ def start_up(folder: Path, rows: int) -> dict:
     return told
 
 
+def read_table(path: Path) -> dict:
+    start = time.perf_counter()
+    pq.read_table(path, use_threads=False)
+    return {"read_table, s": time.perf_counter() - start}
+
+
 def corpora(most: int) -> list[dict]:
     told = []
     with tempfile.TemporaryDirectory() as name:
@@ -145,8 +153,9 @@ def corpora(most: int) -> list[dict]:
         for rows in (10**power for power in range(3, 8) if 10**power <= most):
             for with_summary in (True, False):
                 write_corpus(folder / f"{rows}.parquet", rows, with_summary)
+                peer, _ = alone(read_table, folder / f"{rows}.parquet")
                 measured, peak = alone(start_up, folder, rows)
-                told.append({"rows": rows, "summary": with_summary} | measured | {"peak, MB": peak})
+                told.append({"rows": rows, "summary": with_summary} | peer | measured | {"peak, MB": peak})
                 print(told[-1], flush=True)
                 (folder / f"{rows}.parquet").unlink()
                 shutil.rmtree(folder / "cache")
@@ -164,6 +173,9 @@ def main() -> None:
     for what in ("train", "pseudo-label", "evaluate", "estimate"):
         without, with_summary = (by_corpus[10**6, has][f"{what}, s"] for has in (False, True))
         ratios[f"{what}, 10^6 utterances, without a summary over with it"] = without / with_summary
+        ratios[f"reading the table of 10^6 utterances over {what}"] = (
+            by_corpus[10**6, True]["read_table, s"] / by_corpus[10**6, True][f"{what}, s"]
+        )
     write_results(options.results, "corpus", 1, rows, ratios, {"hf_mlpl": versions(["datasets", "pyarrow"])})
 
 
