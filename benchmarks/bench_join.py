@@ -3,10 +3,11 @@
     python benchmarks/bench_join.py
 
 Shards of 1000 labels of speech of 2 to 30 s, with two words a second, in one language and in 20. They have the counts
-of their labels with them; shards of older versions have none, and are counted when they are joined. The peer is the
-loop that `join_shards` had: a Python object for each label, counts one by one, and rows written back; but it counts
-how texts are written as quickly as ours. All write the same labels, and their counts are compared. Without a peer, the
-rows show the join of labels that were compared with transcripts, and `hf-mlpl join-labels`.
+of their labels with them; those of older versions, which are Parquet, have none, and are counted at the join. The peer
+is the loop that `join_shards` had, with such shards: a Python object for each label, counts one by one, and rows
+written back; but it counts how texts are written as quickly as ours. All write the same labels, and their counts are
+compared. Without a peer, the rows show the join of labels that were compared with transcripts, and `hf-mlpl
+join-labels`.
 """
 
 import random
@@ -30,7 +31,7 @@ from hf_mlpl.labels.folder import join_shards, shard_path
 from hf_mlpl.labels.join import join_labels
 from hf_mlpl.labels.shards import SCHEMA, write_shard
 
-SHARDS, SHARD_SIZE, ROUNDS = 50, 1000, 3
+SHARDS, SHARD_SIZE, ROUNDS = 50, 1000, 7
 JOB = {"teacher": "me/teacher@0123456789ab", "utterances": SHARDS * SHARD_SIZE, "ids_sha256": "", "dtype": "float32"}
 
 
@@ -69,8 +70,12 @@ def write_shards(folder: Path, num_languages: int) -> list[pa.Table]:
         transcripts.append(pa.Table.from_pylist(texts))
         write_shard(rows, shard_path(folder, number), transcripts[-1])
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        pq.write_table(table, shard_path(folder / "older", number), write_page_checksum=True)
+        pq.write_table(table, older_shard(folder, number), write_page_checksum=True)
     return transcripts
+
+
+def older_shard(folder: Path, number: int) -> Path:
+    return shard_path(folder / "older", number).with_suffix(".parquet")
 
 
 def join_rows(folder: Path) -> dict[str, Counter]:
@@ -80,7 +85,7 @@ def join_rows(folder: Path) -> dict[str, Counter]:
 
     def labels():
         for number in range(SHARDS):
-            with pq.ParquetFile(shard_path(folder, number), page_checksum_verification=True) as file:
+            with pq.ParquetFile(older_shard(folder, number), page_checksum_verification=True) as file:
                 shard = file.read()
             made = shard.filter(shard["error"].is_null())
             texts.add(made)

@@ -80,7 +80,7 @@ def test_labelling_ends_although_a_process_was_killed(tone_data, tone_run, two_p
         "shards",
     ]
     assert [path.name for path in sorted((tmp_path / "labels" / "shards").iterdir())] == [
-        f"{number:05d}.parquet" for number in range(5)
+        f"{number:05d}.arrow" for number in range(5)
     ]
 
     ended = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet")
@@ -179,9 +179,9 @@ def test_labelling_goes_on_when_there_is_room_again(
     folder = tmp_path / "labels"
     command = labelling_command(tone_data, tone_run, folder)
     with little_room(2000, labelling, "scores", call=12):
-        assert says_no_room(error_of(*command), folder / "shards" / "00002.parquet")
+        assert says_no_room(error_of(*command), folder / "shards" / "00002.arrow")
     written = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
-    assert sorted(path.name for path in written) == ["00000.parquet", "00001.parquet"]
+    assert sorted(path.name for path in written) == ["00000.arrow", "00001.arrow"]
     with little_room(2000, shared_job, "join_shards"):
         assert says_no_room(error_of(*command), folder / "labels.parquet")
     assert run_command(*command) == 0

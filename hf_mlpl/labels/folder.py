@@ -1,8 +1,8 @@
 """Keeps the output folder of a labelling job, which any number of processes may share, and go on with later.
 
 job.json                      the teacher, and the utterances that it labels
-shards/00000.parquet, ...     labels; each shard is written atomically, and its first writer's stays
-shards/.00001.parquet.claim-0  says who makes a shard; see `labels.claims`
+shards/00000.arrow, ...       labels; each shard is written atomically, and its first writer's stays
+shards/.00001.arrow.claim-0   says who makes a shard; see `labels.claims`
 labels.parquet                the labels of all shards, written when they are complete
 unreadable.tsv                the utterances without a label, if any, with the reason
 complete.json                 the summary of the labels, written last
@@ -49,7 +49,7 @@ LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "conven
 CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
 OLDER_JOB = {"dtype": "float32", "order": "duration"}  # what older versions had only one of, and did not write
-SHARD_NAME = re.compile(r"\d{5,}\.parquet")
+SHARD_NAME = re.compile(r"(\d{5,})\.(?:arrow|parquet)")  # the latter of older versions
 READERS = 2  # threads that read shards for the join; more of them slow down the one that writes
 REMOTE_READERS = 16  # of object storage, where each waits most of the time
 READ_AHEAD = 32  # shards: those of the next row group are read while one is written
@@ -136,12 +136,15 @@ def _read_job(path: AnyPath) -> dict:
 
 
 def shard_path(folder: AnyPath, number: int) -> AnyPath:
-    return folder / "shards" / f"{number:05d}.parquet"
+    """Returns where a shard is written."""
+    return folder / "shards" / f"{number:05d}.arrow"
 
 
-def shards_there(folder: AnyPath) -> set[int]:
-    """Returns the numbers of the shards that have been made."""
-    return {int(name[:-8]) for name in disk_of(folder).names(folder / "shards") if SHARD_NAME.fullmatch(name)}
+def shards_there(folder: AnyPath) -> dict[int, AnyPath]:
+    """Returns the shards that have been made, by their numbers."""
+    shards = folder / "shards"
+    names = sorted(disk_of(folder).names(shards), reverse=True)  # of two with one number, that of this version is last
+    return {int(match[1]): shards / name for name in names if (match := SHARD_NAME.fullmatch(name))}
 
 
 def remove_claims(folder: AnyPath) -> None:
@@ -202,10 +205,10 @@ def join_shards(
     Raises:
         ValueError: for a damaged shard.
     """
-    counts, errors = ShardCounts(Facts()), Counter[str]()
+    counts, errors, paths = ShardCounts(Facts()), Counter[str](), shards_there(folder)
 
     def read(number: int) -> tuple[pa.Table, list[dict], ShardCounts]:
-        shard = _read_sound_shard(shard_path(folder, number))
+        shard = _read_sound_shard(paths.get(number, shard_path(folder, number)))
         made, shard_counts = made_labels(shard), counts_of(shard, transcripts and transcripts(number))
         failed = shard.filter(shard["error"].is_valid()) if len(made) < len(shard) else shard.slice(0, 0)
         return made, failed.select(["id", "language", "error"]).to_pylist(), shard_counts

@@ -147,7 +147,8 @@ class SharedJob:
         return None
 
     def _join(self, claim: AnyPath) -> dict | None:
-        paths = {number: shard_path(self.folder, number) for number in sorted(self.unchecked)}
+        there = shards_there(self.folder)
+        paths = {number: there.get(number, shard_path(self.folder, number)) for number in sorted(self.unchecked)}
         bad = [
             path
             for number, path in paths.items()
@@ -216,7 +217,7 @@ class SharedJob:
         return [number for number in range(len(self.shards)) if number not in there and number not in self.held]
 
     def _there(self) -> set[int]:
-        return shards_there(self.folder) & set(range(len(self.shards)))
+        return shards_there(self.folder).keys() & set(range(len(self.shards)))
 
     def _num_labelled(self, there: set[int]) -> int:
         return sum(len(self.shards[number]) for number in there)

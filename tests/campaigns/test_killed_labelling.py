@@ -179,10 +179,10 @@ def test_two_jobs_on_one_folder(tone_data, tone_run, tmp_path):
     whole, folder, never = tmp_path / "whole", tmp_path / "labels", tmp_path / "never"
     subprocess.run(command(whole), check=True, capture_output=True)
     with subprocess.Popen(command(folder, go=never), stderr=subprocess.DEVNULL) as first:
-        while not (folder / "shards" / "00000.parquet").exists():
+        while not (folder / "shards" / "00000.arrow").exists():
             assert first.poll() is None
             time.sleep(0.05)
-        made = (folder / "shards" / "00000.parquet").stat().st_mtime_ns
+        made = (folder / "shards" / "00000.arrow").stat().st_mtime_ns
         third = subprocess.run(command(folder, "--dtype", "bfloat16"), capture_output=True, text=True)
         lines = [line for line in third.stderr.splitlines() if line.startswith("error: ")]
         assert third.returncode == 1 and "Traceback" not in third.stderr
@@ -191,4 +191,4 @@ def test_two_jobs_on_one_folder(tone_data, tone_run, tmp_path):
         assert second.returncode == 0 and first.poll() is None, second.stderr
         first.kill()
     files = {path: content for path, content in contents(folder).items() if ".partial-" not in path}  # of the first
-    assert files == contents(whole) and (folder / "shards" / "00000.parquet").stat().st_mtime_ns == made
+    assert files == contents(whole) and (folder / "shards" / "00000.arrow").stat().st_mtime_ns == made

@@ -14,8 +14,10 @@ import shutil
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,6 +28,7 @@ from hf_mlpl.labels.folder import check_same_job, is_labelled
 from hf_mlpl.labels.join import find_label_set, join_labels
 from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES
+from hf_mlpl.labels.shards import read_shard
 from hf_mlpl.labels.summary import LabelSummary
 
 pytestmark = pytest.mark.slow
@@ -99,8 +102,8 @@ def folder(tone_labels, tmp_path_factory) -> Path:
     return folder
 
 
-def rows(path: Path) -> list[dict]:
-    return sorted(pq.read_table(path).to_pylist(), key=lambda row: row["id"])
+def rows(path: Path, read: Callable[[Path], pa.Table] = pq.read_table) -> list[dict]:
+    return sorted(read(path).to_pylist(), key=lambda row: row["id"])
 
 
 def test_parquet_files_of_labels(folder, tmp_path):
@@ -127,16 +130,16 @@ def test_parquet_files_of_labels(folder, tmp_path):
 
 def test_shards_of_labelling(tone_labels, folder, tmp_path):
     """Whatever is taken for whole has exactly the labels that were written."""
-    shard = folder / "shards" / "00000.parquet"
-    content, whole = shard.read_bytes(), rows(shard)
+    shard = folder / "shards" / "00000.arrow"
+    content, whole = shard.read_bytes(), rows(shard, read_shard)
     utterances = read_utterances([tone_labels["de"].parent / "de.parquet"])
     teacher = json.loads((folder / "job.json").read_text())["teacher"]
-    damaged = tmp_path / "00000.parquet"
+    damaged = tmp_path / "00000.arrow"
 
     def read():
         if not is_labelled(damaged, utterances, teacher):
             raise ValueError("it is labelled again")
-        assert repr(rows(damaged)) == repr(whole)
+        assert repr(rows(damaged, read_shard)) == repr(whole)
         return whole
 
     assert is_labelled(shard, utterances, teacher)

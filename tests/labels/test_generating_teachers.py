@@ -17,6 +17,7 @@ from hf_mlpl.labels.filtering import filter_labels
 from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter
 from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import SCORES
+from hf_mlpl.labels.shards import read_shard
 from hf_mlpl.labels.text_scores import repetition
 
 from ..ranks import Death, run_on_two
@@ -114,8 +115,8 @@ def test_an_interrupted_job_goes_on(label, tmp_path, monkeypatch):
     label("a", max_batch_seconds=8.0)
     assert first.stat().st_mtime_ns == written
     label("b")
-    for name in ("labels.parquet", *(f"shards/{i:05d}.parquet" for i in range(3))):
-        assert pq.read_table(tmp_path / "a" / name).equals(pq.read_table(tmp_path / "b" / name)), name
+    for name in ("labels.parquet", *(f"shards/{i:05d}.arrow" for i in range(3))):
+        assert read_shard(tmp_path / "a" / name).equals(read_shard(tmp_path / "b" / name)), name
     assert (tmp_path / "a" / "complete.json").read_text() == (tmp_path / "b" / "complete.json").read_text()
 
 
@@ -146,7 +147,7 @@ def test_a_text_that_was_cut_off_is_no_label(label, whisper, caplog):
     model, processor = load_recognizer(str(whisper))
     model.generation_config.exponential_decay_length_penalty = None  # so most texts have no end
     folder = label("a", (model, processor))
-    rows = [row for path in sorted((folder / "shards").iterdir()) for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in sorted((folder / "shards").iterdir()) for row in read_shard(path).to_pylist()]
     cut = [row for row in rows if row["error"] and "cut off" in row["error"]]
     assert 2 < len(cut) < 11 and all(row["text"] and row["mean_log_prob"] < 0 for row in cut)
     listed = [line.split("\t")[0] for line in (folder / "unreadable.tsv").read_text().splitlines()[1:]]

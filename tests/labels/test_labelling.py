@@ -30,6 +30,7 @@ from hf_mlpl.labels import claims, labelling, shared_job
 from hf_mlpl.labels import folder as folder_module
 from hf_mlpl.labels.folder import unreadable_of
 from hf_mlpl.labels.schema import SCORES
+from hf_mlpl.labels.shards import read_shard, write_shard
 from hf_mlpl.sharing.model_card import teacher_revision
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
@@ -148,7 +149,7 @@ def test_the_size_of_batches_changes_the_speed_only(label):
 
 def test_two_processes_label_the_same(label, two_processes):
     one, two = label("a"), two_processes / "labels"
-    assert sorted(path.name for path in (two / "shards").iterdir()) == [f"{i:05d}.parquet" for i in range(5)]
+    assert sorted(path.name for path in (two / "shards").iterdir()) == [f"{i:05d}.arrow" for i in range(5)]
     assert pq.read_table(two / "labels.parquet").equals(pq.read_table(one / "labels.parquet"))
     assert (two / "complete.json").read_text() == (one / "complete.json").read_text()
 
@@ -197,7 +198,7 @@ def test_a_job_of_an_older_version_keeps_its_order(label, unlabelled, tmp_path):
     (tmp_path / "a" / "job.json").write_text(json.dumps(job))
     expected, made = unlabelled.select(sorted(range(24), key=lambda i: -unlabelled[i]["duration_seconds"])), label("a")
     assert pq.read_table(made / "labels.parquet")["id"].to_pylist() == expected["id"]
-    (tmp_path / "a" / "shards" / "00001.parquet").unlink()
+    (tmp_path / "a" / "shards" / "00001.arrow").unlink()
     for name in ("complete.json", "labels.parquet"):
         (tmp_path / "a" / name).unlink()
     before = contents(made)
@@ -238,8 +239,8 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
     label("a")
     assert {path: path.stat().st_mtime_ns for path in written} == written
     uninterrupted = label("b")
-    for name in ("labels.parquet", *(f"shards/{i:05d}.parquet" for i in range(5))):
-        assert pq.read_table(folder / name).equals(pq.read_table(uninterrupted / name)), name
+    for name in ("labels.parquet", *(f"shards/{i:05d}.arrow" for i in range(5))):
+        assert read_shard(folder / name).equals(read_shard(uninterrupted / name)), name
     assert (folder / "complete.json").read_text() == (uninterrupted / "complete.json").read_text()
 
 
@@ -252,21 +253,21 @@ def test_processes_of_other_machines_share_a_job(label, tmp_path, monkeypatch):
     slow, silent = claims.Claims(), claims.Claims()
     with monkeypatch.context() as patch:
         patch.setattr(claims, "machine", lambda: "elsewhere")
-        late = slow._take(folder / "shards" / "00001.parquet")
-        silent._take(folder / "shards" / "00003.parquet")
+        late = slow._take(folder / "shards" / "00001.arrow")
+        silent._take(folder / "shards" / "00003.arrow")
 
     def sleep(seconds):
         """Lets the slow machine bring its shard when there is nothing else to do."""
         waits.append(sorted(path.name for path in (folder / "shards").glob("[0-9]*")))
         if len(waits[-1]) == 4:
-            shutil.copy(tmp_path / "whole" / "shards" / "00001.parquet", folder / "shards")
+            shutil.copy(tmp_path / "whole" / "shards" / "00001.arrow", folder / "shards")
             slow._release(late)
         time.sleep(seconds)
 
     monkeypatch.setattr(shared_job, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     with slow:
         assert contents(label("a")) == whole
-    assert waits[-1] == [f"{number:05d}.parquet" for number in (0, 2, 3, 4)]
+    assert waits[-1] == [f"{number:05d}.arrow" for number in (0, 2, 3, 4)]
 
 
 def test_a_process_that_hangs_is_not_waited_for(label, tmp_path, monkeypatch):
@@ -275,7 +276,7 @@ def test_a_process_that_hangs_is_not_waited_for(label, tmp_path, monkeypatch):
     (folder / "shards").mkdir(parents=True)
     with claims.Claims() as hanging:
         for number in (1, 3):
-            assert hanging._take(folder / "shards" / f"0000{number}.parquet")
+            assert hanging._take(folder / "shards" / f"0000{number}.arrow")
         assert contents(label("a")) == whole
 
 
@@ -288,12 +289,12 @@ def test_a_process_that_was_stopped_drops_its_shard(label, tmp_path, monkeypatch
         calls.append(1)
         if len(calls) in (3, 13):  # in shards 0 and 2
             number = 0 if len(calls) == 3 else 2
-            newer = folder / "shards" / f".{number:05d}.parquet.claim-1"
-            assert newer.with_name(f".{number:05d}.parquet.claim-0").exists()
+            newer = folder / "shards" / f".{number:05d}.arrow.claim-1"
+            assert newer.with_name(f".{number:05d}.arrow.claim-0").exists()
             newer.write_text("of another machine")
             other.held[newer] = "of another machine"
             if number == 0:
-                shutil.copy(tmp_path / "whole" / "shards" / "00000.parquet", folder / "shards")
+                shutil.copy(tmp_path / "whole" / "shards" / "00000.arrow", folder / "shards")
         return scores(*arguments)
 
     def sleep(seconds):  # the other machine gives shard 2 up
@@ -350,7 +351,7 @@ def test_a_small_job_has_shards_for_several_processes(label, small, expected, mo
     monkeypatch.setattr(labelling, "SMALL_SHARD_SIZE", small)
     monkeypatch.setattr(labelling, "MIN_SHARDS", 6)
     folder = label("a")
-    assert [len(pq.read_table(path)) for path in sorted((folder / "shards").iterdir())] == expected
+    assert [len(read_shard(path)) for path in sorted((folder / "shards").iterdir())] == expected
 
 
 def test_a_complete_job_is_not_done_again(label, teacher):
@@ -406,11 +407,27 @@ def test_damaged_shards_are_labelled_again(label, tmp_path, caplog):
         (folder / name).unlink()
     label("a")
     for name in ("labels.parquet", *(f"shards/{path.name}" for path in paths)):
-        assert pq.read_table(folder / name).equals(pq.read_table(whole / name)), name
+        assert read_shard(folder / name).equals(read_shard(whole / name)), name
     assert paths[4].stat().st_ino == inode
     lines = [record.getMessage() for record in caplog.records]
     assert [line.partition(": damaged (")[0] for line in lines] == [str(path) for path in paths[:4]]
     assert all(line.endswith("); it is labelled again") and "\n" not in line for line in lines)
+
+
+def test_a_job_that_an_older_version_began_goes_on(label, tmp_path):
+    """Its shards are Parquet."""
+    folder, whole = label("a"), label("b")
+    paths = sorted((folder / "shards").iterdir())
+    for path in paths[:3]:
+        pq.write_table(read_shard(path), path.with_suffix(".parquet"))
+    for path in [*paths[:4], folder / "labels.parquet", folder / "complete.json"]:
+        path.unlink()
+    times = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    label("a")
+    found = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    assert found.keys() == {*times, paths[3]} and found.items() >= times.items()
+    assert pq.read_table(folder / "labels.parquet").equals(pq.read_table(whole / "labels.parquet"))
+    assert (folder / "complete.json").read_text() == (whole / "complete.json").read_text()
 
 
 def test_shards_of_other_labels_are_labelled_again(label, unlabelled, tmp_path, caplog):
@@ -418,10 +435,9 @@ def test_shards_of_other_labels_are_labelled_again(label, unlabelled, tmp_path, 
     first, second = sorted((folder / "shards").iterdir())[:2]
     expected = pq.read_table(folder / "labels.parquet")
     first.write_bytes(second.read_bytes())
-    rows = pq.read_table(second)
-    pq.write_table(rows.set_column(rows.column_names.index("source"), "source", [["teacher@2"] * len(rows)]), second)
-    third = second.with_name("00002.parquet")
-    pq.write_table(pq.read_table(third).drop(["error"]), third)
+    write_shard([row | {"source": "teacher@2"} for row in read_shard(second).to_pylist()], second, keep=False)
+    third = second.with_name("00002.arrow")
+    pq.write_table(read_shard(third).drop(["error"]), third)
     (folder / "complete.json").unlink()
     label("a")
     assert pq.read_table(folder / "labels.parquet").equals(expected)
@@ -527,7 +543,7 @@ def test_a_job_of_a_version_that_knew_one_dtype_goes_on(label, tmp_path):
     job = json.loads((tmp_path / "a" / "job.json").read_text())
     assert job.pop("dtype") == "float32"
     (tmp_path / "a" / "job.json").write_text(json.dumps(job))
-    for name in ("complete.json", "labels.parquet", "shards/00002.parquet"):
+    for name in ("complete.json", "labels.parquet", "shards/00002.arrow"):
         (tmp_path / "a" / name).unlink()
     assert labels(label("a")) == whole
 
@@ -654,7 +670,7 @@ def test_without_any_audio_a_job_stops_and_can_go_on(label, unlabelled, tmp_path
         ValueError, match="none of the last 5 utterances could be used, for example: .*away.ogg.*; see"
     ):
         label("a", read_utterances([tmp_path / "data.parquet"]))
-    assert len(caplog.records) == 5 and not list((tmp_path / "a" / "shards").glob("*.parquet"))
+    assert len(caplog.records) == 5 and not list((tmp_path / "a" / "shards").glob("*.arrow"))
     assert contents(label("a")) == contents(label("b"))  # its ids are the same
 
 

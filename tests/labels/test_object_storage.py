@@ -74,7 +74,7 @@ def test_a_job_equals_that_of_a_folder(label, bucket, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, 2)
         label(folder)
-    assert {"job.json", "shards/00000.parquet", "shards/.00002.parquet.claim-0"} <= contents(folder).keys()
+    assert {"job.json", "shards/00000.arrow", "shards/.00002.arrow.claim-0"} <= contents(folder).keys()
     monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
     summaries: list[dict] = []
     threads = [threading.Thread(target=lambda: summaries.append(label(folder))) for _ in range(2)]
@@ -93,19 +93,19 @@ def test_what_is_damaged_or_unread_is_made_again(label, bucket, tmp_path, monkey
     whole = contents(folder)
     (folder / "complete.json").unlink()
     (folder / "labels.parquet").unlink()
-    (folder / "shards" / "00001.parquet").write_bytes(b"")
-    (folder / "shards" / "00002.parquet").write_bytes(whole["shards/00002.parquet"][:500])
+    (folder / "shards" / "00001.arrow").write_bytes(b"")
+    (folder / "shards" / "00002.arrow").write_bytes(whole["shards/00002.arrow"][:500])
     get = MemoryFileSystem.cat_file
 
     def unavailable(self, path, *arguments, **options):
-        if path.endswith("00003.parquet"):
+        if path.endswith("00003.arrow"):
             raise RuntimeError("503 please slow down")
         return get(self, path, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="00003.parquet: .*503 please slow down$"):
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="00003.arrow: .*503 please slow down$"):
         patch.setattr(MemoryFileSystem, "cat_file", unavailable)
         label(folder)
-    assert "shards/00003.parquet" in contents(folder)
+    assert "shards/00003.arrow" in contents(folder)
     label(folder)
     assert contents(folder) == whole
 

@@ -29,6 +29,7 @@ from hf_mlpl.labels.filters import LabelFilter
 from hf_mlpl.labels.folder import is_labelled
 from hf_mlpl.labels.publishing import push_label_set, write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
+from hf_mlpl.labels.shards import read_shard
 from hf_mlpl.labels.summary import LabelSummary
 from hf_mlpl.sharing import hub
 
@@ -437,8 +438,10 @@ def test_labels_and_summaries_of_older_versions(hub_of_labels, tone_labels, tmp_
     complete = json.loads((older / "complete.json").read_text())
     del complete["languages"]["sv-SE"]["convention"]
     (older / "complete.json").write_text(json.dumps(complete))
-    for path in older.rglob("*.parquet"):
-        pq.write_table(pq.read_table(path).drop([name for name in SCORES if name not in scores]), path)
+    for path in [older / "labels.parquet", *(older / "shards").iterdir()]:
+        labels = read_shard(path).drop([name for name in SCORES if name not in scores])
+        path.unlink()
+        pq.write_table(labels, path.with_suffix(".parquet"))
     teacher = complete["teacher"]
     utterances = read_utterances([older / "labels.parquet"])
     for shard in (older / "shards").iterdir():
