@@ -3,8 +3,8 @@
 # an oracle, and variants, once per seed, several at a time.
 #
 #     recipes/proof.sh DATA OUTPUT LANGUAGES SEED ... [--variants FILE] [--evaluate dev|test] [--jobs N] [OPTION ...]
-#     make demo && recipes/proof.sh runs/demo/data runs/proof "nl pt ro sv-SE" 0 1 2
-#     recipes/proof.sh runs/demo/data runs/variants "nl pt" 0 1 2 --variants variants.yaml \
+#     recipes/proof/corpus.sh && recipes/proof.sh runs/synthetic/data runs/proof "nl pt ro sv-SE" 0 1 2
+#     recipes/proof.sh runs/synthetic/data runs/variants "nl pt" 0 1 2 --variants variants.yaml \
 #         --updates 1000 --later-updates 500
 #
 # recipes/proof.sh --help explains all of it. Paths are relative to the project's folder.

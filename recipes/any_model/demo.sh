@@ -3,12 +3,12 @@
 #
 #     recipes/any_model/demo.sh KIND [DATA]        KIND is conformer, wav2vec2 or tiny (our model)
 #
-# DATA is runs/demo/data, which `make demo` writes. This is `recipes/proof.sh` with one seed, two low-resource languages
+# DATA is runs/synthetic/data, which recipes/proof/corpus.sh writes. This is `recipes/proof.sh` with one seed, two low-resource languages
 # and fewer updates, in one process. The results are in runs/any_model/KIND/0/{supervised,control,final}.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-kind=$1 data=${2:-runs/demo/data} run=runs/any_model/$1
+kind=$1 data=${2:-runs/synthetic/data} run=runs/any_model/$1
 if [[ $kind == tiny ]]; then
     start=tiny settings=""
 else

@@ -13,5 +13,5 @@ import hf_mlpl  # noqa: F401 - registers the model for the pipeline
 model, labels, recording = sys.argv[1:]
 recognize = pipeline("automatic-speech-recognition", model=model)
 print(f"{model} transcribes {recording} as: {recognize(recording)['text']}")
-for row in load_dataset(labels, "nl", split="train", streaming=True).take(3):
+for row in load_dataset(labels, "ro", split="train", streaming=True).take(3):
     print(f"{labels} labels {row['id']} as: {row['text']}")

@@ -9,11 +9,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 run=runs/demo model=${1:-me}/mlpl-demo labels=${1:-me}/mlpl-demo-labels
-clips=($run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3)
+clips=($run/corpora/cv-corpus-demo/ro/clips/common_voice_ro_3*.mp3)
 
 python recipes/publish.py --run $run/final --results $run/final.json --repo $model
 python recipes/publish_labels.py $run/labels/*/ --repo $labels
 
 python recipes/demo/load_shared.py $model $labels ${clips[0]}
-python recipes/join_labels.py --labels $labels --languages nl --audio $run/data/unlabelled.parquet \
+python recipes/join_labels.py --labels $labels --languages ro --audio $run/data/unlabelled.parquet \
     --output $run/labels_from_hub.parquet

@@ -1,6 +1,6 @@
 """Measures what each part of the recipe is worth, and what other settings would change, over several seeds.
 
-    make demo && recipes/proof.sh runs/demo/data runs/proof "nl pt ro sv-SE" 0 1 2
+    recipes/proof/corpus.sh && recipes/proof.sh runs/synthetic/data runs/proof "nl pt ro sv-SE" 0 1 2
     recipes/proof.sh data runs/variants sl 0 1 2 --variants variants.yaml --updates 1000 --later-updates 500
 
 For each seed it trains the models of the paper:
@@ -13,7 +13,8 @@ For each seed it trains the models of the paper:
     oracle       the same with the true texts of the unlabelled speech, which must be known for it
 
 DATA is a folder (or a quoted pattern of folders) with train.parquet, unlabelled.parquet and the speakers to evaluate
-on, test.parquet or dev.parquet. LANGUAGES are those with unlabelled speech. Settings are those of recipes/demo/*.yaml.
+on, test.parquet or dev.parquet. LANGUAGES are those with unlabelled speech. Settings are those of recipes/demo/*.yaml,
+with half of the learning rate in stage 1, which is longer than the demo's.
 
 Variants. A file of variants holds names, and the settings in which each differs from the recipe, by stage:
 
