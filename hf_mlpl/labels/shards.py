@@ -78,7 +78,7 @@ def read_shard(path: AnyPath) -> pa.Table:
     else:
         stream, checksum = memoryview(content)[:-CHECKSUM_SIZE], content[-CHECKSUM_SIZE:]
         if zlib.crc32(stream) != int.from_bytes(checksum, "little"):
-            raise ValueError("its checksum is another one")
+            raise ValueError("its bytes do not have its checksum")
         shard = pa.ipc.open_stream(stream, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
     shard = with_null_scores(shard, path)
     if not shard.schema.equals(SCHEMA):
@@ -99,9 +99,8 @@ def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCoun
     Args:
         transcripts: of `write_shard`; other ones than there are compared anew.
     """
-    with suppress(
-        AttributeError, KeyError, TypeError, ValueError
-    ):  # a shard of an older version has other ones, or none
+    # A shard of an older version has none, or other ones.
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
         content = json.loads(shard.schema.metadata[COUNTS])
         is_compared = transcripts is not None and content.get("transcripts_crc32") == _checksum(transcripts)
         counts = ShardCounts.of_content(content, is_compared)
