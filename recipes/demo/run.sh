@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 12 minutes on two CPU cores, after
+# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 13 minutes on two CPU cores, after
 # the installation; within 5 minutes there is a page with a transcript to read and hear. Of four languages, two have 400
 # labelled utterances, and two have 50 labelled and 600 unlabelled ones. To continue an interrupted run, start it again:
 # every step continues where it stopped.
@@ -15,7 +15,7 @@ source recipes/demo/steps.bash recipes/demo/run.sh $run/logs
 name=20190115-0900-PLENARY_ro # of a recording without a label, four minutes long
 recording=$run/corpora/voxpopuli-demo/raw_audios/ro/2019/$name.ogg
 
-step 40 corpus "A corpus: espeak-ng reads out dates, numbers and names, in the formats of Common Voice and VoxPopuli"
+step 30 corpus "A corpus: espeak-ng reads out dates, numbers and names, in the formats of Common Voice and VoxPopuli"
 hf-mlpl demo --root $run/corpora --dev 25 --test 100 \
     --labelled de=400 it=400 ro=50 sv-SE=50 --unlabelled ro=600 sv-SE=600
 
@@ -24,15 +24,15 @@ python recipes/prepare_data.py --common-voice $run/corpora/cv-corpus-demo --voxp
     --output $run/data
 python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tokens-all.lst
 
-step 150 supervised "Stage 1, supervised: train one multilingual model on all labelled speech"
+step 170 supervised "Stage 1, supervised: train one multilingual model on all labelled speech"
 $launch recipes/train.py recipes/demo/supervised.yaml
 
-step 10 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
+step 15 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
 hf-mlpl transcribe --model $run/supervised/model --format html --output $run/pages/supervised $recording
 say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html"
 say "    Words run together, because this synthetic speech has no pauses between them."
 
-step 160 language_finetune \
+step 220 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
 if python -c "import flashlight.lib.text" 2>/dev/null; then # there is none for Python 3.13 yet
     python recipes/build_lm.py $run/data/train.parquet --output $run/lm
@@ -46,7 +46,7 @@ python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels
 step 95 mixed "Stage 4, first part: train the supervised model further on labels and pseudo-labels"
 $launch recipes/train.py recipes/demo/mixed.yaml
 
-step 25 final "Stage 4, second part: train on labels alone, as in the paper"
+step 30 final "Stage 4, second part: train on labels alone, as in the paper"
 $launch recipes/train.py recipes/demo/final.yaml license=apache-2.0 # of the weights, for their card
 
 step 110 control "The control: train the supervised model further on labels alone, for as many updates"
