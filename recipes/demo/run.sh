@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 13 minutes on two CPU cores, after
+# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 14 minutes on two CPU cores, after
 # the installation; within 5 minutes there is a page with a transcript to read and hear. Of four languages, two have 400
 # labelled utterances, and two have 50 labelled and 600 unlabelled ones. To continue an interrupted run, start it again:
 # every step continues where it stopped.
@@ -49,11 +49,11 @@ $launch recipes/train.py recipes/demo/mixed.yaml
 step 30 final "Stage 4, second part: train on labels alone, as in the paper"
 $launch recipes/train.py recipes/demo/final.yaml license=apache-2.0 # of the weights, for their card
 
-step 110 control "The control: train the supervised model further on labels alone, for as many updates"
+step 120 control "The control: train the supervised model further on labels alone, for as many updates"
 $launch recipes/train.py recipes/demo/mixed.yaml output_dir=$run/control stage=control max_updates=600 \
     "train=[$run/data/train.parquet]"
 
-step 25 evaluation "Character error rates on test speakers, who are in no training data"
+step 45 evaluation "Character error rates on test speakers, who are in no training data"
 for stage in supervised control final; do
     if [ $run/$stage.json -nt $run/$stage/model ]; then continue; fi # done in an earlier run
     python recipes/evaluate_model.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json
@@ -65,7 +65,7 @@ say "$(cat $run/comparison.txt)"
 step 40 sharing "Sharing: push the model and the pseudo-labels to a Hub on this machine, and load them by their names"
 if ! [ $run/labels_from_hub.parquet -nt $run/final.json ]; then python -m local_hub recipes/demo/share.sh; fi
 
-step 40 pages "Pages to read and hear: the same recording, the models side by side, the best and the worst pseudo-labels"
+step 35 pages "Pages to read and hear: the same recording, the models side by side, the best and the worst pseudo-labels"
 hf-mlpl transcribe --model $run/final/model --format html --output $run/pages/final $recording
 if ! [ $run/pages/labels.html -nt $run/final.json ]; then
     hf-mlpl report $run/supervised $run/control $run/final --output $run/pages/models.html \
