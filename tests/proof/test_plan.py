@@ -113,6 +113,14 @@ def test_own_baselines_are_trained_where_they_are_asked_for(plan_of):
     assert settings_of(jobs["0/control"]).learning_rate == 0.001
 
 
+def test_stage_1_has_half_of_the_rate_of_the_demo(plan_of):
+    demo = load_config(f"{ROOT}/recipes/demo/supervised.yaml")
+    assert settings_of(plan_of().jobs["0/supervised"]).learning_rate == demo.learning_rate / 2
+    for plan in (plan_of(settings=("learning_rate=0.01",)), plan_of("a: {supervised: {learning_rate: 0.01}}")):
+        *_, last = (job for job in plan.jobs.values() if any("supervised.yaml" in word for word in job.command))
+        assert settings_of(last).learning_rate == 0.01
+
+
 def test_the_recipe_has_these_updates_and_names(plan_of, tmp_path):
     plan = plan_of(models=MODELS, split="test", settings=("log_every=7",), start="base")
     trained = {name: settings_of(job) for name, job in plan.jobs.items() if "train" in job.command[:5]}
