@@ -22,6 +22,13 @@ Teachers may lack utterances. A label that one teacher alone has is kept, with a
 file is named twice, if a file has texts of people, or if the labels that win have collapsed (nearly all of a language
 are empty or the same text); a line names teachers whose own labels have.
 
+--transcripts names utterances with texts of people in these languages, such as those that the teachers were trained
+on. Then votes on a speaker weigh the more, the more the labels of this speaker are like transcripts: a teacher that
+takes one word of a speaker for another writes some sequences of letters too often, and others never. A column shows
+the distance of each teacher's labels from transcripts, 0 to 1, which tells the better teacher without any reference:
+
+    hf-mlpl vote-labels labels-1 labels-2 --transcripts data/train.parquet --output voted.parquet
+
 The table shows how many utterances of each language have the same text by all teachers, and by two or more.
 --references names utterances whose texts are known; then another one has the error rates of each teacher, of the
 vote, and of the utterances on which teachers agree. They change nothing else.
@@ -47,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--references", nargs="+", type=Path, help="utterance files with true texts, to show the error rates of labels"
     )
+    parser.add_argument(
+        "--transcripts", nargs="+", type=Path, help="utterance files with texts of people, by which votes are weighted"
+    )
     parser.add_argument("--output", required=True, help="utterance file to write, for training, also s3://...")
     add_allow_collapsed_argument(parser)
 
@@ -57,8 +67,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..remote_path import output_path
 
     options.output = output_path(options.output)
-    references = read_utterances(options.references) if options.references else None
-    report = vote_labels(options.labels, options.output, options.allow_collapsed, references)
+    references, transcripts = (
+        read_utterances(paths) if paths else None for paths in (options.references, options.transcripts)
+    )
+    report = vote_labels(options.labels, options.output, options.allow_collapsed, references, transcripts)
     for line in _lines(report):
         print(line)
     print(f"labels: {options.output}; next: `hf-mlpl filter-labels`, or name it in `train` of a training run")
@@ -80,12 +92,14 @@ def _lines(report: VoteReport) -> Iterator[str]:
             (language, f"{count}", f"{report.hours[language]:.2f}", *shares, f"{report.empty[language]}", agreement)
         )
     yield aligned([titles, *rows])
-    labels = {"labels": report.labels, "kept": report.chosen}
+    columns = {"labels": report.labels, "kept": report.chosen}
+    if report.distances:
+        columns["distance"] = {name: f"{distance:.3f}" for name, distance in report.distances.items()}
     rows = [
-        (teacher, *(f"{each[language, teacher]}" for language in languages for each in labels.values()))
+        (teacher, *(f"{each.get((language, teacher), '-')}" for language in languages for each in columns.values()))
         for teacher in report.teachers
     ]
-    yield aligned([("teacher", *(f"{language} {name}" for language in languages for name in labels)), *rows])
+    yield aligned([("teacher", *(f"{language} {name}" for language in languages for name in columns)), *rows])
     if report.characters:
         rows = []
         for name in (*report.teachers, VOTE, ALL, TWO):

@@ -97,6 +97,12 @@ def recording_order(dataset: Dataset) -> np.ndarray | None:
     return places
 
 
+def speakers_of(utterances: pa.Table) -> pa.ChunkedArray:
+    """Returns the speaker of each utterance, or its recording where none is known."""
+    recordings = pc.struct_field(utterances["audio"], "path")
+    return pc.coalesce(utterances["speaker"], recordings) if "speaker" in utterances.column_names else recordings
+
+
 class Column:
     """Reads single values of a column, `column[row]`, from the memory-mapped file."""
 

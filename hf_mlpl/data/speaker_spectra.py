@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from tqdm import tqdm
 
 from .augmentation import moments
 from .batches import SpeechBatches
-from .rows import blocks, durations_of
+from .rows import blocks, durations_of, speakers_of
 
 SECONDS = 120.0  # of each speaker that are measured
 PRIOR_FRAMES = 500.0  # a speaker with so many is changed half as much as one with very many
@@ -97,7 +96,7 @@ def _moments_of(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _sample(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     """Returns rows of two minutes of each speaker, in the order of the data set, and their speakers."""
     columns = [name for name in ("speaker", "audio") if name in dataset.column_names]
-    parts = [_speakers_of(block).combine_chunks() for block in blocks(dataset, columns)]
+    parts = [speakers_of(block).combine_chunks() for block in blocks(dataset, columns)]
     encoded = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
     codes, durations = encoded.indices.to_numpy(), durations_of(dataset)
     order = np.lexsort((np.random.default_rng(0).random(len(codes)), codes))
@@ -106,9 +105,3 @@ def _sample(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     of_speaker = before - np.repeat(before[starts], np.diff(np.append(starts, len(codes))))
     rows = np.sort(order[of_speaker < SECONDS])
     return rows, encoded.take(pa.array(rows)).to_pylist()
-
-
-def _speakers_of(block: pa.Table) -> pa.ChunkedArray:
-    """Returns the speaker of each utterance, or its recording where none is known."""
-    recordings = pc.struct_field(block["audio"], "path")
-    return pc.coalesce(block["speaker"], recordings) if "speaker" in block.column_names else recordings

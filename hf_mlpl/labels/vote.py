@@ -9,13 +9,19 @@ over the texts t_j of the other teachers, compared as `agreement` compares them;
 Of equally near ones the label with the higher `letter_log_prob` is kept, and then that of the teacher who is named
 first; of two teachers both are always equally near. That mean is the score `agreement` of the label; it is null where
 one teacher alone has a label.
+
+With transcripts, the votes have weights, by speaker: those of `letter_statistics`. Then the label with the highest
+
+    w_i + sum over j of w_j (1 - d(t_i, t_j) / max(|t_i|, |t_j|))
+
+is kept; without them all weights are 1, which is the same as the mean.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -27,13 +33,14 @@ from datasets import Dataset
 
 from ..atomic import temporary_folder
 from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
-from ..data.rows import BLOCK, blocks, duplicated_ids, row_groups, select_rows
+from ..data.rows import BLOCK, blocks, duplicated_ids, row_groups, select_rows, speakers_of
 from ..data.utterances import write_tables
 from ..folder_lock import claimed_file
 from ..remote_path import AnyPath, RemotePath, as_path, matching_paths
 from .agreement import pair_similarities
 from .files import scored_blocks
 from .join import find_label_set
+from .letter_statistics import Distance, TrigramShares, vote_weights
 from .matching import DURATION_TOLERANCE
 from .references import References, edits_and_characters
 from .schema import LABEL_FEATURES
@@ -59,6 +66,7 @@ class VoteReport:
         empty: written labels without a text.
         agreement: sum over the utterances that are not `single`.
         labels, chosen: numbers of labels by language and teacher, and of those that were written.
+        distances: from transcripts, by language and teacher, means over the trigrams of all speakers.
         edits, characters: by language and teacher, or `VOTE`, `ALL` and `TWO`: those of labels that have a reference,
             and of the references.
     """
@@ -73,6 +81,7 @@ class VoteReport:
     agreement: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     labels: Counter[tuple[str, str]] = field(default_factory=Counter)
     chosen: Counter[tuple[str, str]] = field(default_factory=Counter)
+    distances: dict[tuple[str, str], float] = field(default_factory=dict)
     edits: Counter[tuple[str, str]] = field(default_factory=Counter)
     characters: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -92,6 +101,7 @@ def vote_labels(
     output: str | AnyPath,
     allow_collapsed: bool = False,
     references: Dataset | None = None,
+    transcripts: Dataset | None = None,
 ) -> VoteReport:
     """Writes a label of each utterance that any teacher has labelled, in the order of the first one.
 
@@ -103,25 +113,31 @@ def vote_labels(
             or a folder of such folders for languages.
         allow_collapsed: writes the file also if the labels that win have collapsed.
         references: utterances with the true texts of labels, for the error rates of the report alone.
+        transcripts: utterances with texts of people, in the languages of the labels, by which the votes are weighted.
 
     Raises:
         ValueError: for less than two teachers, a file that is named twice or holds no pseudo-labels, texts of people,
             two labels of one id by one teacher, utterances that differ in audio, duration or language, teachers
-            without an utterance in common, references of no label, and labels that have collapsed.
+            without an utterance in common, references of no label, transcripts without a text, and labels that have
+            collapsed.
         InUseError: if another job is writing the same file.
     """
     names, output = [f"{as_path(teacher)}" for teacher in teachers], as_path(output)  # as they may be shown
     files = _files(teachers, names)
     report, voted, texts_of = VoteReport(names), LabelTexts(), [LabelTexts() for _ in names]
-    transcripts = None if references is None else References(references)
+    known = None if references is None else References(references)
+    shares = None if transcripts is None else TrigramShares(transcripts)
 
     def tables(folder: Path) -> Iterator[pa.Table]:
         sets = [_copy(paths, folder / f"{number}.arrow", texts_of[number]) for number, paths in enumerate(files)]
         places = _places(sets, names)
+        distances = [shares.distances(labels) if shares else {} for labels in sets]
+        report.distances = _mean_distances(dict(zip(names, distances, strict=True)))
+        weights = vote_weights(distances)
         for first in range(0, places.shape[1], BLOCK):
             block = _Block(sets, places[:, first : first + BLOCK], names)
-            labels = block.vote()
-            block.count(report, labels, transcripts)
+            labels = block.vote(weights)
+            block.count(report, labels, known)
             voted.add(labels)
             yield labels
         for name, texts in zip(names, texts_of, strict=True):
@@ -131,7 +147,7 @@ def vote_labels(
             raise ValueError(
                 f"{collapse_line(problems)}: {NOT_LEARNED}; --allow-collapsed writes the votes all the same"
             )
-        if transcripts is not None and not report.characters:
+        if known is not None and not report.characters:
             raise ValueError(
                 f"none of {report.utterances.total()} labels is of an utterance with a text among the references"
             )
@@ -230,19 +246,29 @@ class _Block:
         self.labels = list(map(_taken, sets, places))
         self._check_utterances()
 
-    def vote(self) -> pa.Table:
-        """Chooses the label of each utterance; returns these (B) with their agreement."""
+    def vote(self, weights_of: Sequence[Mapping[tuple[str, str], float]]) -> pa.Table:
+        """Chooses the label of each utterance; returns these (B) with their agreement.
+
+        Args:
+            weights_of: of each teacher's votes, by language and speaker; 1 for those that are not in it.
+        """
         num_teachers, num_utterances = self.has_label.shape
         sums, others = np.zeros((num_teachers, num_utterances)), np.maximum(self.has_label.sum(0) - 1, 0)
+        weights = np.stack(list(map(_weights, self.labels, weights_of)))
+        votes = weights / np.where(self.has_label, weights, 0).max(0)  # of the nearest teacher: 1
+        scores = votes.copy()
         pairs = np.zeros(num_utterances, int)  # with equal texts
         for one, two, rows, similarities in pair_similarities([labels["text"] for labels in self.labels]):
             sums[one, rows] += similarities
             sums[two, rows] += similarities
+            scores[one, rows] += votes[two, rows] * similarities
+            scores[two, rows] += votes[one, rows] * similarities
             pairs[rows] += similarities == 1
-        means = np.where(self.has_label, (sums / np.maximum(others, 1)).round(DIGITS), -1)
+        scores = np.where(self.has_label, scores.round(DIGITS), -1)
         certain = np.stack([labels["letter_log_prob"].to_numpy() for labels in self.labels])
         certain = np.maximum(np.nan_to_num(certain, nan=LEAST), LEAST)
-        self.chosen = np.where(means == means.max(0), certain, -np.inf).argmax(0)  # the first one of equal ones
+        self.chosen = np.where(scores == scores.max(0), certain, -np.inf).argmax(0)  # the first one of equal ones
+        means = sums / np.maximum(others, 1)
         self.agreement = np.clip(means[self.chosen, np.arange(num_utterances)], 0, 1)
         self.is_single, self.two_agree = others == 0, pairs > 0
         self.all_agree = ~self.is_single & (pairs == others * (others + 1) // 2)
@@ -301,6 +327,24 @@ class _Block:
                         f"{self.names[first[row]]}; labels vote on the same utterances, and `hf-mlpl join-labels "
                         "--audio` gives all of them those of one file"
                     )
+
+
+def _weights(labels: pa.Table, weights: Mapping[tuple[str, str], float]) -> np.ndarray:
+    """Returns the weights (B,) of a teacher's votes."""
+    if not weights:
+        return np.ones(len(labels))
+    names = zip(labels["language"].to_pylist(), speakers_of(labels).to_pylist(), strict=True)
+    return np.array([weights.get(name, 1.0) for name in names])
+
+
+def _mean_distances(distances: Mapping[str, Mapping[tuple[str, str], Distance]]) -> dict[tuple[str, str], float]:
+    """Returns the mean of a teacher's distances over the trigrams of all speakers, by language and teacher."""
+    sums, counts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for teacher, by_speaker in distances.items():
+        for (language, _), distance in by_speaker.items():
+            sums[language, teacher] += distance.value * distance.num_trigrams
+            counts[language, teacher] += distance.num_trigrams
+    return {name: sums[name] / count for name, count in counts.items()}
 
 
 def _differ(values: pa.ChunkedArray, others: pa.ChunkedArray) -> np.ndarray:

@@ -123,9 +123,10 @@ class LabelJobs(SeedJobs):
 
     def _voted(self, labels: Sequence[Labels]) -> Labels:
         paths = [each.path for each in labels]
-        key = self._checksum(json.dumps([paths, self.options.languages]))
+        transcripts = files_of(self.options, "train")
+        key = self._checksum(json.dumps([paths, self.options.languages, transcripts]))
         path = f"{self.run}/voted-{key}.parquet"
-        command = command_line("vote-labels", *paths, "--output", path)
+        command = command_line("vote-labels", *paths, "--transcripts", *transcripts, "--output", path)
         jobs = [job for each in labels for job in each.jobs]
         made = self._add(f"voted-{key}", "vote-labels", command, path, jobs)
         return Labels(path, made.jobs, f"{path.removesuffix('.parquet')}.json")

@@ -124,6 +124,47 @@ def test_the_order_of_teachers_decides_only_between_equals(random_sets, tmp_path
     assert changed
 
 
+def test_votes_on_a_speaker_weigh_by_what_transcripts_are_like(tmp_path):
+    """Of each speaker two teachers make the same mistakes, and another one is right."""
+    words, rng = ["ena", "dve", "tri", "štiri"], random.Random(7)
+    spoken = {n: rng.choice(words) for n in range(200)}
+    speakers = {n: ("anna", "ben")[n % 2] for n in spoken}
+
+    def heard(mistakes: dict[str, dict[str, str]]) -> dict[int, str]:
+        return {n: mistakes.get(speakers[n], {}).get(word, word) for n, word in spoken.items()}
+
+    wrong = {"ena": "dve", "štiri": "tri"}
+    texts = {
+        "one": heard({"anna": wrong}),
+        "two": heard({"anna": wrong, "ben": wrong}),
+        "three": heard({"ben": wrong}),
+    }
+    sets = {name: labels_of(name, own) for name, own in texts.items()}
+    for row in [row for rows in sets.values() for row in rows]:
+        row["speaker"] = speakers[int(row["id"][1:])]
+    paths, output = written(tmp_path, sets), tmp_path / "out.parquet"
+    transcripts = [row | {"text": words[n % 4], "language": "sl"} for n, row in enumerate(sets["one"])]
+    write_utterances(transcripts, tmp_path / "train.parquet", LABEL_FEATURES)
+    known = read_utterances([tmp_path / "train.parquet"])
+    plain, report = voted(paths, output)
+    assert not report.distances
+    weighted, report = voted(paths, output, transcripts=known)
+    for speaker in ("anna", "ben"):
+        own = [n for n in spoken if speakers[n] == speaker]
+        assert sum(plain[f"u{n}"]["text"] != spoken[n] for n in own) > 40
+        assert all(weighted[f"u{n}"]["text"] == spoken[n] for n in own)
+    for name, row in weighted.items():  # the score is of equal votes
+        others = [own[int(name[1:])] for own in texts.values()]
+        others.remove(row["text"])
+        assert row["agreement"] == pytest.approx(1 - np.mean([distance(row["text"], other) for other in others]))
+    nearest = {name: report.distances["sl", str(path)] for name, path in zip(texts, paths, strict=True)}
+    assert max(nearest, key=nearest.get) == "two" and all(0 < each < 1 for each in nearest.values())
+    # Transcripts of another language change nothing.
+    write_utterances([row | {"language": "de"} for row in transcripts], tmp_path / "train.parquet", LABEL_FEATURES)
+    again, report = voted(paths, output, transcripts=read_utterances([tmp_path / "train.parquet"]))
+    assert again == plain and not report.distances
+
+
 def test_conventions_do_not_matter_and_the_row_is_the_teachers_own(tmp_path):
     sets = {
         "one": labels_of("one", {0: "Dobro jutro, Ana!", 1: "tri"}, letter_log_prob=-2.0),
@@ -296,6 +337,16 @@ def test_the_command(tmp_path, capfd, error_of):
         f"{report.mean_agreement('sl'):.3f}",
     ]
     assert "three.parquet" in printed and f"labels: {output}; next: " in printed and "one teacher alone" not in printed
+
+    transcripts = ["--transcripts", tmp_path / "true.parquet"]
+    assert run_command("vote_labels.py", *paths, "--output", output, *known, *transcripts) == 0
+    weighted = capfd.readouterr().out
+    assert [line.split()[1:] for line in weighted.splitlines() if line.startswith("teacher")] == [
+        "sl labels sl kept sl distance".split()
+    ]
+    fields = [line.split() for line in weighted.splitlines() if line.startswith(str(tmp_path))]
+    distances = [float(each[3]) for each in fields if len(each) == 4]
+    assert len(distances) == 3 and all(0 < distance < 1 for distance in distances)
 
     assert run_command("vote_labels.py", *paths[1:], "--output", output) == 0
     printed = capfd.readouterr().out

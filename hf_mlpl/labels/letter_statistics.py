@@ -1,0 +1,125 @@
+"""Measures how unlike transcripts the labels of each speaker are, by the shares of their letter trigrams.
+
+A weak teacher takes a word of a speaker for another word again and again. Then its labels of this speaker lack some
+sequences of letters, and have too many of others. Their distance from transcripts of the language is the total
+variation
+
+    1 - sum over trigrams g of min(p(g), q(g)),
+
+where p and q are the shares of g among the trigrams of the labels and of the transcripts: 0 if they are the same, 1 if
+none is in both. Two spaces stand before each text and one after it, so that an empty text has a trigram of its own.
+This needs no reference. Baevski et al. (2021, https://arxiv.org/abs/2105.11084) choose among models in a similar way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from ..data.rows import blocks, speakers_of
+from ..data.text_arrays import SPACE, TextBlock
+
+SEPARATORS = r"[^\p{L}\p{M}\p{N}]+"  # between words: teachers differ in punctuation, as in upper case
+BITS = 21  # of a code point
+SHARPNESS = 30.0  # of the weights; 20 to 40 were as good on digits, and less is worse
+PRIOR_TRIGRAMS = 100.0  # a speaker with so many counts half as much as one with very many
+Name = tuple[str, str]  # language and speaker, or recording
+
+
+class Distance(NamedTuple):
+    """Holds the distance of a speaker's labels from transcripts, and the number of their trigrams."""
+
+    value: float
+    num_trigrams: int
+
+
+def vote_weights(distances: Sequence[Mapping[Name, Distance]]) -> list[dict[Name, float]]:
+    """Returns the weights of each teacher's votes on each speaker, above 0 and at most 1, for their distances.
+
+    Little speech tells less. All teachers have the same amount of it, so that empty labels do not weigh more.
+    """
+    most = Counter[Name]()
+    for name, distance in chain.from_iterable(each.items() for each in distances):
+        most[name] = max(most[name], distance.num_trigrams)
+    shares = {name: count / (count + PRIOR_TRIGRAMS) for name, count in most.items()}
+    return [
+        {name: math.exp(-SHARPNESS * shares[name] * distance.value) for name, distance in each.items()}
+        for each in distances
+    ]
+
+
+class TrigramShares:
+    """Holds the shares of the letter trigrams in the transcripts of each language.
+
+    Args:
+        transcripts: utterances with their texts, which may be null.
+
+    Raises:
+        ValueError: if none has a text.
+    """
+
+    def __init__(self, transcripts: Dataset):
+        found: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+        for block in blocks(transcripts, ["language", "text"]):
+            for language in block["language"].unique().to_pylist():
+                is_spoken = pc.and_(pc.equal(block["language"], language), block["text"].is_valid())
+                found[language].append(_trigrams(block["text"].filter(is_spoken))[0])
+        self.shares: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # sorted codes (G,), and their shares (G,)
+        for language, parts in found.items():
+            codes, counts = np.unique(np.concatenate(parts), return_counts=True)
+            if len(codes):
+                self.shares[language] = codes, counts / counts.sum()
+        if not self.shares:
+            raise ValueError("there is no text among the transcripts, with which labels could be compared")
+
+    def distances(self, labels: Dataset) -> dict[Name, Distance]:
+        """Returns the distance of each speaker's labels, by language and speaker, or recording where none is known.
+
+        Languages without transcripts are left out. Memory holds 16 bytes of each trigram of each speaker.
+        """
+        return {
+            (language, speaker): distance
+            for language in self.shares
+            for speaker, distance in self._distances_in(language, labels).items()
+        }
+
+    def _distances_in(self, language: str, labels: Dataset) -> dict[str, Distance]:
+        codes, shares = self.shares[language]
+        numbers: dict[str, int] = {}  # of the speakers
+        found = [(np.empty(0, int), np.empty(0, int))]
+        for block in blocks(labels, ["language", "text", "speaker", "audio"]):
+            block = block.filter(pc.equal(block["language"], language))
+            trigrams, rows = _trigrams(block["text"])
+            names = speakers_of(block).to_pylist()
+            speakers = np.array([numbers.setdefault(name, len(numbers)) for name in names], int)[rows]
+            places = np.searchsorted(codes, trigrams).clip(max=len(codes) - 1)
+            places[codes[places] != trigrams] = len(codes)  # a place for all that no transcript has
+            found.append(np.unique(speakers * (len(codes) + 1) + places, return_counts=True))
+        keys, counts = map(np.concatenate, zip(*found, strict=True))
+        keys, places = np.unique(keys, return_inverse=True)
+        counts = np.bincount(places, counts)
+        speakers, places = np.divmod(keys, len(codes) + 1)
+        totals = np.bincount(speakers, counts)
+        common = np.bincount(speakers, np.minimum(counts / totals[speakers], np.append(shares, 0)[places]))
+        return {name: Distance(float(1 - common[number]), int(totals[number])) for name, number in numbers.items()}
+
+
+def _trigrams(texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the trigrams of N texts (M,) as numbers, and the text (M,) that each is in; null counts as empty."""
+    block = TextBlock(pc.replace_substring_regex(pc.utf8_lower(texts), SEPARATORS, " "))
+    starts = np.append(0, block.ends)[:-1] + 1  # after a space; there shall be two
+    letters = np.insert(block.code_points, starts, SPACE).astype(np.int64)
+    codes = letters[:-2] << 2 * BITS | letters[1:-1] << BITS | letters[2:]
+    counts = block.lengths + 1
+    rows = np.repeat(np.arange(len(counts)), counts)
+    first = np.cumsum(block.lengths + 2) - (block.lengths + 2)  # places of the two spaces before each text
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return codes[first[rows] + within], rows
