@@ -37,7 +37,7 @@ vote, and of the utterances on which teachers agree. They change nothing else.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,7 @@ def _lines(report: VoteReport) -> Iterator[str]:
             (language, f"{count}", f"{report.hours[language]:.2f}", *shares, f"{report.empty[language]}", agreement)
         )
     yield aligned([titles, *rows])
-    columns = {"labels": report.labels, "kept": report.chosen}
+    columns: dict[str, Mapping] = {"labels": report.labels, "kept": report.chosen}
     if report.distances:
         columns["distance"] = {name: f"{distance:.3f}" for name, distance in report.distances.items()}
     rows = [

@@ -339,7 +339,7 @@ def _weights(labels: pa.Table, weights: Mapping[tuple[str, str], float]) -> np.n
 
 def _mean_distances(distances: Mapping[str, Mapping[tuple[str, str], Distance]]) -> dict[tuple[str, str], float]:
     """Returns the mean of a teacher's distances over the trigrams of all speakers, by language and teacher."""
-    sums, counts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    sums, counts = defaultdict[tuple[str, str], float](float), Counter[tuple[str, str]]()
     for teacher, by_speaker in distances.items():
         for (language, _), distance in by_speaker.items():
             sums[language, teacher] += distance.value * distance.num_trigrams

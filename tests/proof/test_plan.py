@@ -181,6 +181,7 @@ def test_teachers_of_other_seeds_vote_on_labels(plan_of, tmp_path):
     plan, run = plan_of(variants), tmp_path / "out" / "0"
     jobs, folders = plan.jobs, models(plan)
     assert folders["alone"] == "final" and len({folders[name] for name in ("final", "voted", "sure", "soft")}) == 4
+    transcripts = sorted(tmp_path.rglob("train.parquet"))
     votes = {name: job for name, job in jobs.items() if job.kind == "vote-labels"}
     assert len(votes) == 3  # the one of `sure` is that of `voted`
 
@@ -192,7 +193,9 @@ def test_teachers_of_other_seeds_vote_on_labels(plan_of, tmp_path):
         check_command(words)
         parse_command(words)
         assert plan.labels[variant][0].path == str(job.result) == words[-1]
-        return [Path(word).relative_to(run).as_posix() for word in words[4:-2]], job
+        first = words.index("--transcripts")
+        assert words[first + 1 : -2] == [str(path) for path in transcripts]  # of the labelled speech
+        return [Path(word).relative_to(run).as_posix() for word in words[4:first]], job
 
     patterns, vote = vote_of("voted")
     assert patterns == [f"{folder}labels/*/labels.parquet" for folder in FOLDERS]
