@@ -7,7 +7,7 @@
 # times the slowness of this machine in those that are done. FOLDER/seconds records these, so that a script that is
 # started again also knows, and says which steps were done before. The output of a step's commands goes to
 # FOLDER/NAME.log, whose last line a terminal shows meanwhile. If a command fails, its errors are printed, and the script
-# ends. `say` prints to the screen.
+# ends, and so do those that it has started in the background. `say` prints to the screen.
 
 script=$1 logs=$2
 mkdir -p "$logs"
@@ -41,6 +41,12 @@ finish_step() { # `step` calls it; a script calls it after its last step
 say() { # TEXT: prints it to the screen, on lines of its own
     if [ -t 3 ]; then printf '\r\033[K' >&3; fi
     printf '%s\n' "$1" >&3
+}
+
+wait_for() { # PID ...: waits until these commands have ended; bash's own `wait` may miss a ^C
+    for pid in "$@"; do
+        while kill -0 "$pid" 2>/dev/null; do sleep 1; done
+    done
 }
 
 position() { # prints where the current step stands, such as "3 of 12, done before, about 9 minutes left"
@@ -85,6 +91,10 @@ stop_watching() {
 end_of_script() {
     status=$?
     stop_watching
+    if [ -n "$(jobs -p)" ]; then # commands in the background, which bash lets ignore ^C
+        kill $(jobs -p) 2>/dev/null || true
+        wait
+    fi
     if [ -z "$current" ]; then return; fi
     record stopped
     say "    stopped after $((SECONDS - begin)) s; start it again, and it goes on here; $logs/$current.log has all output"

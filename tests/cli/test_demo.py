@@ -5,6 +5,7 @@ import pty
 import re
 import signal
 import subprocess
+import time
 from collections import defaultdict
 
 import pytest
@@ -89,6 +90,40 @@ def test_a_terminal_shows_the_last_line_of_the_log(run_steps, tmp_path):
     assert (tmp_path / "logs" / "seconds").read_text().splitlines()[1].startswith("second ")
     (tmp_path / "mended").touch()
     assert run_steps()[1][-1] == "the end"
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_commands_in_the_background_save_their_work(tmp_path, name):
+    """In a script bash lets them ignore ^C, which the script itself obeys."""
+    (tmp_path / "job.py").write_text("""
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.2), pathlib.Path("saved").touch(), sys.exit(75)))
+time.sleep(0.5)  # until bash waits
+pathlib.Path("begun").touch()
+time.sleep(600)
+""")
+    (tmp_path / "steps.sh").write_text(f"""
+set -euo pipefail
+cd "$1"
+source {RECIPES / "demo" / "steps.bash"} steps.sh logs
+step 20 first "One is done"
+python job.py &
+wait_for $!
+touch survived
+""")
+    process, terminal = pty.fork()
+    if process == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.execvp("bash", ["bash", str(tmp_path / "steps.sh"), str(tmp_path)])
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    os.write(terminal, b"\x03") if name == signal.SIGINT else os.kill(process, name)
+    shown = b""
+    while b"stopped after" not in shown:
+        shown += os.read(terminal, 1000)
+    assert (tmp_path / "saved").exists() and not (tmp_path / "survived").exists()
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) in (128 + name, -name)
+    os.close(terminal)
 
 
 def test_the_demo_is_planned():
