@@ -12,7 +12,7 @@ PARALLEL = -n auto --dist loadgroup --no-loadscope-reorder
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1\t/p' Makefile | expand -t 20
 
-demo: .venv/.demo  ## train on four synthetic languages, label, train again, share: about 14 minutes on two CPU cores
+demo: .venv/.demo  ## train on four synthetic languages, label, train again, share: about 11 minutes on two CPU cores
 	PATH="$(CURDIR)/.venv/bin:$$PATH" recipes/demo/run.sh
 
 test: .venv/.complete  ## the tests, a few minutes on 2 cores

@@ -12,7 +12,7 @@ RELEASED_CHECKPOINT = f"{RELEASED_FILES}checkpoint_cv_finetune.bin"
 RELEASED_TOKENS = f"{RELEASED_FILES}tokens-all.lst"
 RELEASED_ON_HUB = "speechbrain/m-ctc-t-large"
 TWO_WAYS = (
-    "train one, as `make demo` does in about 14 minutes on two CPU cores, in runs/demo/final/model, or take the "
+    "train one, as `make demo` does in about 11 minutes on two CPU cores, in runs/demo/final/model, or take the "
     f"released one: {RELEASED_ON_HUB} from the Hub by that name, or {RELEASED_CHECKPOINT} with `hf-mlpl convert`"
 )
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 14 minutes on two CPU cores, after
+# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 11 minutes on two CPU cores, after
 # the installation; within 5 minutes there is a page with a transcript to read and hear. Of four languages, two have 400
 # labelled utterances, and two have 50 labelled and 600 unlabelled ones. To continue an interrupted run, start it again:
 # every step continues where it stopped.
@@ -24,15 +24,15 @@ python recipes/prepare_data.py --common-voice $run/corpora/cv-corpus-demo --voxp
     --output $run/data
 python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tokens-all.lst
 
-step 170 supervised "Stage 1, supervised: train one multilingual model on all labelled speech"
+step 140 supervised "Stage 1, supervised: train one multilingual model on all labelled speech"
 $launch recipes/train.py recipes/demo/supervised.yaml
 
-step 15 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
+step 20 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
 hf-mlpl transcribe --model $run/supervised/model --format html --output $run/pages/supervised $recording
 say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html"
 say "    Words run together, because this synthetic speech has no pauses between them."
 
-step 220 language_finetune \
+step 130 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
 if python -c "import flashlight.lib.text" 2>/dev/null; then # there is none for Python 3.13 yet
     python recipes/build_lm.py $run/data/train.parquet --output $run/lm
@@ -50,13 +50,13 @@ done
 wait_for "${trainings[@]}"
 "${finetune[@]}" --launch "$launch" # tries again what failed, and counts the labels of all
 
-step 95 mixed "Stage 4, first part: train the supervised model further on labels and pseudo-labels"
+step 75 mixed "Stage 4, first part: train the supervised model further on labels and pseudo-labels"
 $launch recipes/train.py recipes/demo/mixed.yaml
 
-step 30 final "Stage 4, second part: train on labels alone, as in the paper"
+step 35 final "Stage 4, second part: train on labels alone, as in the paper"
 $launch recipes/train.py recipes/demo/final.yaml license=apache-2.0 # of the weights, for their card
 
-step 120 control "The control: train the supervised model further on labels alone, for as many updates"
+step 85 control "The control: train the supervised model further on labels alone, for as many updates"
 $launch recipes/train.py recipes/demo/mixed.yaml output_dir=$run/control stage=control max_updates=500 \
     "train=[$run/data/train.parquet]"
 
@@ -72,7 +72,7 @@ say "$(cat $run/comparison.txt)"
 step 40 sharing "Sharing: push the model and the pseudo-labels to a Hub on this machine, and load them by their names"
 if ! [ $run/labels_from_hub.parquet -nt $run/final.json ]; then python -m local_hub recipes/demo/share.sh; fi
 
-step 35 pages "Pages to read and hear: the same recording, the models side by side, the best and the worst pseudo-labels"
+step 45 pages "Pages to read and hear: the same recording, the models side by side, the best and the worst pseudo-labels"
 hf-mlpl transcribe --model $run/final/model --format html --output $run/pages/final $recording
 if ! [ $run/pages/labels.html -nt $run/final.json ]; then
     hf-mlpl report $run/supervised $run/control $run/final --output $run/pages/models.html \
