@@ -33,6 +33,7 @@ from datasets import Dataset
 
 from ..atomic import temporary_folder
 from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
+from ..data.letter_statistics import Distance, TrigramShares, vote_weights
 from ..data.rows import BLOCK, blocks, duplicated_ids, row_groups, select_rows, speakers_of
 from ..data.utterances import write_tables
 from ..folder_lock import claimed_file
@@ -40,7 +41,6 @@ from ..remote_path import AnyPath, RemotePath, as_path, matching_paths
 from .agreement import pair_similarities
 from .files import scored_blocks
 from .join import find_label_set
-from .letter_statistics import Distance, TrigramShares, vote_weights
 from .matching import DURATION_TOLERANCE
 from .references import References, edits_and_characters
 from .schema import LABEL_FEATURES

@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
+from ..data.letter_statistics import drop_misheard
 from ..data.rows import longest_seconds
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
 from ..data.shared_arrays import SharedArrays
@@ -191,9 +192,12 @@ class _Run:
     def _select_labelled(self, speech: Dataset, drops: DropFile) -> tuple[Dataset, Counter]:
         """Returns the utterances that can be trained on, and the amounts of those that cannot, by reason."""
         longest = self.config.max_batch_seconds
-        return select_speech(
-            speech, lambda part: select_for_training(part, self.processor, self.ctc.config, longest, drops)
-        )
+
+        def select(part: Dataset) -> tuple[Dataset, Counter]:
+            selected, dropped = select_for_training(part, self.processor, self.ctc.config, longest, drops)
+            return (drop_misheard(selected, drops) if self.config.drop_misheard_speakers else selected), dropped
+
+        return select_speech(speech, select)
 
     def _select_unlabelled(self, speech: Dataset, drops: DropFile) -> Dataset:
         longest = self.config.max_batch_seconds

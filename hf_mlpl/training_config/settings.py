@@ -202,6 +202,8 @@ class TrainingConfig:
         language_alpha: a language's share of training is proportional to its hours to this power, with human and
             pseudo-labels as separate groups: 1 takes the data as they are, 0 gives each group the same share.
         pseudo_label_weight: multiplies the frequency of pseudo-labels that `language_alpha` gives.
+        drop_misheard_speakers: leaves out the pseudo-labels of a speaker, or a recording where no speaker is known, if
+            their letter trigrams are much further from those of human transcripts than other speakers' labels.
         max_updates: updates of the whole run.
         max_batch_seconds: audio of one micro-batch, including padding; longer utterances are dropped.
         micro_batches_per_update: over all processes; one process with 4 equals 4 processes with 1 each, or 3, of which
@@ -258,6 +260,7 @@ class TrainingConfig:
     languages: Sequence[str] | None = None
     language_alpha: float = 1.0
     pseudo_label_weight: float = 1.0
+    drop_misheard_speakers: bool = False
     max_batch_seconds: float = 200.0
     micro_batches_per_update: int = 1
     optimizer: str = "adagrad"

@@ -13,6 +13,7 @@ This needs no reference. Baevski et al. (2021, https://arxiv.org/abs/2105.11084)
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,21 +25,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from ..data.rows import blocks, speakers_of
-from ..data.text_arrays import SPACE, TextBlock
+from .collapse import HUMAN
+from .drops import DropFile
+from .rows import blocks, filter_rows, speakers_of
+from .text_arrays import SPACE, TextBlock
+
+logger = logging.getLogger(__name__)
 
 SEPARATORS = r"[^\p{L}\p{M}\p{N}]+"  # between words: teachers differ in punctuation, as in upper case
 BITS = 21  # of a code point
 SHARPNESS = 30.0  # of the weights; 20 to 40 were as good on digits, and less is worse
 PRIOR_TRIGRAMS = 100.0  # a speaker with so many counts half as much as one with very many
+MISHEARD_RATIO, LEAST_MISHEARD = 1.5, 0.2  # of the median excess, and at least
+MISHEARD = "misheard speaker"  # as a reason
+MOST_EXACT = 100_000  # expected counts, above which the normal distribution gives mean deviations
 Name = tuple[str, str]  # language and speaker, or recording
 
 
 class Distance(NamedTuple):
-    """Holds the distance of a speaker's labels from transcripts, and the number of their trigrams."""
+    """Holds the distance of a speaker's labels from transcripts.
+
+    Args:
+        num_trigrams: of the labels.
+        expected: distance of so many trigrams that are drawn from those of transcripts: few are far by chance.
+    """
 
     value: float
     num_trigrams: int
+    expected: float
+
+    @property
+    def excess(self) -> float:
+        """Returns how much further the labels are than by chance."""
+        return self.value - self.expected
 
 
 def vote_weights(distances: Sequence[Mapping[Name, Distance]]) -> list[dict[Name, float]]:
@@ -54,6 +73,65 @@ def vote_weights(distances: Sequence[Mapping[Name, Distance]]) -> list[dict[Name
         {name: math.exp(-SHARPNESS * shares[name] * distance.value) for name, distance in each.items()}
         for each in distances
     ]
+
+
+def misheard_speakers(distances: Mapping[Name, Distance]) -> dict[Name, float]:
+    """Returns the speakers whose labels are unlike transcripts, and their excess.
+
+    It is half as large again as the median of the speech of the language, or more, and at least 0.2.
+    """
+    found = {}
+    for language in {language for language, _ in distances}:
+        own = {name: distance for name, distance in distances.items() if name[0] == language}
+        excesses = np.array([distance.excess for distance in own.values()])
+        order = np.argsort(excesses)
+        amounts = np.array([distance.num_trigrams for distance in own.values()])[order].cumsum()
+        median = excesses[order][np.searchsorted(amounts, amounts[-1] / 2, side="right")]
+        bound = max(MISHEARD_RATIO * median, LEAST_MISHEARD)
+        found |= {name: distance.excess for name, distance in own.items() if distance.excess >= bound}
+    return found
+
+
+def drop_misheard(speech: Dataset, drops: DropFile) -> Dataset:
+    """Drops the pseudo-labels of speakers whose labels are unlike the human transcripts, and logs who they are.
+
+    Languages without human transcripts keep all. The letters of all texts are looked at: a second for 100,000.
+
+    Args:
+        speech: utterances with texts of people and pseudo-labels, which have other values of `source`.
+        drops: lists what is dropped, in the columns of `selection.DROPPED`.
+    """
+    people = pa.array(HUMAN, pa.string())
+
+    def are_human(block: pa.Table) -> np.ndarray:
+        return pc.is_in(block["source"], people).to_numpy()
+
+    transcripts = filter_rows(speech, ["source"], are_human)
+    labels = filter_rows(speech, ["source"], lambda block: ~are_human(block))
+    if not len(transcripts) or not len(labels):
+        return speech
+    if not (misheard := misheard_speakers(TrigramShares(transcripts).distances(labels))):
+        return speech
+    counts = Counter[Name]()
+
+    def are_kept(block: pa.Table) -> np.ndarray:
+        names = list(zip(block["language"].to_pylist(), speakers_of(block).to_pylist(), strict=True))
+        kept = are_human(block) | np.array([name not in misheard for name in names])
+        dropped = block.filter(pa.array(~kept)).select(["id", "duration_seconds", "text"])
+        counts.update(name for name, is_kept in zip(names, kept, strict=True) if not is_kept)
+        for utterance, seconds, text in zip(*(column.to_pylist() for column in dropped.columns), strict=True):
+            drops.add(MISHEARD, utterance, MISHEARD, seconds, text)
+        return kept
+
+    columns = ["id", "language", "text", "speaker", "audio", "duration_seconds", "source"]
+    kept = filter_rows(speech, columns, are_kept)
+    for name, count in counts.most_common():
+        logger.warning(
+            "%s: %d pseudo-labels of %s are dropped: their letters are unlike those of transcripts (%.2f further than "
+            "by chance)",
+            *(name[0], count, name[1], misheard[name]),
+        )
+    return kept
 
 
 class TrigramShares:
@@ -109,7 +187,10 @@ class TrigramShares:
         speakers, places = np.divmod(keys, len(codes) + 1)
         totals = np.bincount(speakers, counts)
         common = np.bincount(speakers, np.minimum(counts / totals[speakers], np.append(shares, 0)[places]))
-        return {name: Distance(float(1 - common[number]), int(totals[number])) for name, number in numbers.items()}
+        return {
+            name: Distance(float(1 - common[number]), int(totals[number]), _expected(shares, totals[number]))
+            for name, number in numbers.items()
+        }
 
 
 def _trigrams(texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,3 +204,17 @@ def _trigrams(texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     first = np.cumsum(block.lengths + 2) - (block.lengths + 2)  # places of the two spaces before each text
     within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     return codes[first[rows] + within], rows
+
+
+def _expected(shares: np.ndarray, count: int) -> float:
+    """Returns the expected distance of `count` trigrams that are drawn by their shares (G,).
+
+    The count of a trigram is nearly a Poisson variable of mean m, whose mean absolute deviation is
+    2 exp(-m) m^(k + 1) / k! with k = floor(m) (Crow 1958).
+    """
+    means = shares * float(count)
+    factorials = np.append(0, np.log(np.arange(1, min(means.max(), MOST_EXACT) + 1)).cumsum())
+    whole = means.clip(max=MOST_EXACT).astype(int)
+    deviations = 2 * np.exp((whole + 1) * np.log(means) - means - factorials[whole])
+    deviations = np.where(means > MOST_EXACT, np.sqrt(2 / np.pi * means), deviations)
+    return float(deviations.sum() / (2 * count))
