@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from .collapse import HUMAN
-from .drops import DropFile
+from .drops import FIRST_LINES, DropFile
 from .rows import blocks, filter_rows, speakers_of
 from .text_arrays import SPACE, TextBlock
 
@@ -125,12 +125,14 @@ def drop_misheard(speech: Dataset, drops: DropFile) -> Dataset:
 
     columns = ["id", "language", "text", "speaker", "audio", "duration_seconds", "source"]
     kept = filter_rows(speech, columns, are_kept)
-    for name, count in counts.most_common():
+    for name, count in counts.most_common(FIRST_LINES):
         logger.warning(
             "%s: %d pseudo-labels of %s are dropped: their letters are unlike those of transcripts (%.2f further than "
             "by chance)",
             *(name[0], count, name[1], misheard[name]),
         )
+    if len(counts) > FIRST_LINES:
+        logger.warning("%d pseudo-labels of %d misheard speakers are dropped", counts.total(), len(counts))
     return kept
 
 

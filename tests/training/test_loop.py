@@ -600,6 +600,25 @@ def test_dropped_utterances_are_listed(run, tone_data, tmp_path, caplog):
     assert len(lines) == 6 and lines[-1].endswith(f"7 unknown characters; all are listed in {folder / 'dropped.tsv'}")
 
 
+def test_misheard_speakers_are_dropped_where_the_settings_say_so(run, tone_data, tmp_path):
+    """The labels of one of three speakers are all the same; texts of people stay, whoever speaks."""
+    table = pq.read_table(tone_data / "train.parquet").to_pylist()
+    labels = [
+        row | {"id": f"{row['id']}-{speaker}", "speaker": speaker} for row in table for speaker in ("a", "b", "c")
+    ]
+    shortest = min((row["text"] for row in table), key=len)  # which fits into the frames of all
+    for row in labels:
+        row |= {"source": "teacher", "text": shortest if row["speaker"] == "c" else row["text"]}
+    write_utterances([*(row | {"speaker": "c"} for row in table), *labels], tmp_path / "mixed.parquet")
+    settings = [f"train=[{tmp_path / 'mixed.parquet'}]", "max_updates=1", "dev=[]"]
+    lost = []
+    for name, is_on in (("on", "true"), ("off", "false")):
+        folder = run(name, *settings, f"drop_misheard_speakers={is_on}")
+        lost.append(json.loads((folder / "run.json").read_text())["dropped"])
+        assert (folder / "dropped.tsv").exists() == (is_on == "true")
+    assert lost == [{"misheard speaker": len(table)}, {}]
+
+
 def test_training_goes_on_from_a_trained_model(run, tone_run, tone_data):
     """It keeps its tokens and languages; the settings' model fields replace its own."""
     fields = "model_fields={layerdrop: 0, attention_dropout: 0, activation_dropout: 0, conv_dropout: 0}"
