@@ -27,7 +27,7 @@ def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:
     """Returns settings with which two updates fill the cache, and others train on labels of either process."""
     slimipl = "{start_update: 2, cache_size: 8, cache_update_probability: 0.5, unsupervised_updates: 4"
     slimipl += ", dynamic_dropout: 0.4"  # also LayerDrop, which the model does not have before
-    slimipl += ", first_label_share: 0.8, prior_strength: 1.0, match_speakers: true}"
+    slimipl += ", first_label_share: 0.8, prior_strength: 1.0, choose_hearing: true}"
     settings = [
         "micro_batches_per_update=4",
         f"model={teacher}",

@@ -26,10 +26,14 @@ def augment_waveform(
     if rng.random() < config.echo_probability:
         samples = _echo(samples, sampling_rate, rng)
     if rng.random() < config.noise_probability:
-        decibels = rng.uniform(config.min_snr, config.max_snr)
-        level = np.sqrt(np.mean(samples**2)) * 10 ** (-decibels / 20)
-        samples = samples + level * rng.standard_normal(len(samples), dtype=np.float32)
+        samples = add_noise(samples, rng.uniform(config.min_snr, config.max_snr), rng)
     return samples
+
+
+def add_noise(samples: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns samples (N,) with white noise, `snr` decibels below them."""
+    level = np.sqrt(np.mean(samples**2)) * 10 ** (-snr / 20)
+    return samples + level * rng.standard_normal(len(samples), dtype=np.float32)
 
 
 def _echo(samples: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:

@@ -27,7 +27,7 @@ from ..audio.reading import AudioError, stream_audio
 from ..ctc_models import ctc_interface
 from ..model.tokenization_mlpl import IGNORED
 from ..training_config import SpecAugmentConfig, WaveformAugmentConfig
-from .augmentation import augment_waveform, spec_augment
+from .augmentation import add_noise, augment_waveform, spec_augment
 from .rows import blocks, durations_of, with_offsets
 from .selection import min_ctc_frames
 from .shared_arrays import SharedArrays
@@ -281,6 +281,8 @@ class SpeechBatches(torch.utils.data.Dataset):
             models whose inputs cannot be masked.
         waveform_augment: changes of the audio, in the same way.
         cache_bytes: memory in each loader worker for features, so that a small data set is decoded only once.
+        snr: decibels between speech and the white noise that batches without augmentation get; None adds none. Each
+            row has its own noise, always the same.
         match: changes the features of batches without augmentation, such as `speaker_spectra.SpeakerSpectra`.
     """
 
@@ -295,10 +297,11 @@ class SpeechBatches(torch.utils.data.Dataset):
     waveform_augment_from: int = 0
     seed: int = 0
     cache_bytes: int = 0
+    snr: float | None = None
     match: Callable[[torch.Tensor, torch.Tensor, Sequence[str]], torch.Tensor] | None = None
 
     def __post_init__(self):
-        self.cache: dict[int, torch.Tensor] = {}
+        self.cache: dict[tuple[int, float | None], torch.Tensor] = {}  # by row and noise
         self.cache_bytes_left = self.cache_bytes
         self.ctc = ctc_interface(self.config, self.processor)
         self.language_ids = {language: i for i, language in enumerate(self.ctc.languages)}
@@ -314,11 +317,12 @@ class SpeechBatches(torch.utils.data.Dataset):
         features, labels, languages, indices, speakers, problems = [], [], [], [], [], {}
         names = columns.get("speaker", [None] * len(rows))
         changes_waveforms = self.waveform_augment and number is not None and number >= self.waveform_augment_from
+        snr = self.snr if number is None else None
         for i, row in enumerate(rows):
             try:
                 rng = np.random.default_rng([self.seed, number, i]) if changes_waveforms else None
                 audio = columns["audio"][i], columns["duration_seconds"][i]
-                frames, ids = self._example(row, *audio, columns["text"][i], rng)
+                frames, ids = self._example(row, *audio, columns["text"][i], rng, snr)
             except (AudioError, ValueError) as error:
                 problems[row] = f"utterance {columns['id'][i]}: {error}"
                 continue
@@ -347,7 +351,13 @@ class SpeechBatches(torch.utils.data.Dataset):
         )
 
     def _example(
-        self, row: int, audio: dict, stated_seconds: float, text: str | None, rng: np.random.Generator | None
+        self,
+        row: int,
+        audio: dict,
+        stated_seconds: float,
+        text: str | None,
+        rng: np.random.Generator | None,
+        snr: float | None,
     ) -> tuple[torch.Tensor, list[int]]:
         """Returns inputs (T, F) or (T,) and label ids; `rng` changes the waveform, unless the labels would not fit."""
         if self.with_labels and text is None:
@@ -358,7 +368,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             samples = augment_waveform(samples, self.ctc.sampling_rate, self.waveform_augment, rng)
             if self._fit(ids, frames := self.ctc.extract(samples)):
                 return frames, ids
-        if not self._fit(ids, frames := self._features(row, audio, stated_seconds)):
+        if not self._fit(ids, frames := self._features(row, audio, stated_seconds, snr)):
             num_frames = self.ctc.num_output_frames(len(frames))
             raise ValueError(f"{len(ids)} labels do not fit into {num_frames} output frames: {text!r}")
         return frames, ids
@@ -366,12 +376,15 @@ class SpeechBatches(torch.utils.data.Dataset):
     def _fit(self, ids: list[int], frames: torch.Tensor) -> bool:
         return min_ctc_frames(ids) <= self.ctc.num_output_frames(len(frames))
 
-    def _features(self, row: int, audio: dict, stated_seconds: float) -> torch.Tensor:  # (T, F) or (T,)
-        if row in self.cache:
-            return self.cache[row]
-        frames = self.ctc.extract(self._samples(audio, stated_seconds))
+    def _features(self, row: int, audio: dict, stated_seconds: float, snr: float | None) -> torch.Tensor:
+        if (row, snr) in self.cache:
+            return self.cache[row, snr]
+        samples = self._samples(audio, stated_seconds)
+        if snr is not None:
+            samples = add_noise(samples, snr, np.random.default_rng([self.seed, row]))
+        frames = self.ctc.extract(samples)  # (T, F) or (T,)
         if self.cache_bytes_left >= frames.nbytes:
-            self.cache[row] = frames
+            self.cache[row, snr] = frames
             self.cache_bytes_left -= frames.nbytes
         return frames
 

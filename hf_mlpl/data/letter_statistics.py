@@ -78,6 +78,15 @@ def vote_weights(distances: Sequence[Mapping[Name, Distance]]) -> list[dict[Name
     ]
 
 
+def mean_excess(distances: Mapping[Name, Distance]) -> float:
+    """Returns how much further labels are from transcripts than by chance, weighted by the trigrams of each speaker.
+
+    Without any label it is 1, the largest distance.
+    """
+    weights = [distance.num_trigrams for distance in distances.values()]
+    return float(np.average([distance.excess for distance in distances.values()], weights=weights)) if weights else 1.0
+
+
 def misheard_speakers(distances: Mapping[Name, Distance]) -> dict[Name, float]:
     """Returns the speakers whose labels are unlike transcripts, with the excess of their distance.
 

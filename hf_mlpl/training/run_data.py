@@ -31,7 +31,6 @@ from ..data.conventions import Conventions, differences
 from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, whole
 from ..data.shared_arrays import SharedArrays
-from ..data.speaker_spectra import SpeakerSpectra
 from ..data.summary import Summary, remember_summary, summary_of
 from ..data.utterances import read_columns, read_utterances, utterance_files
 from ..main_process import on_main_process
@@ -270,12 +269,18 @@ def build_slimipl(
     model = accelerator.unwrap_model(model)
     labelled = _speech_batches(train_set, processor, model, config, with_labels=True)
     unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
-    if config.slimipl.match_speakers:
-        unlabelled.match = on_main_process(accelerator, lambda: SpeakerSpectra.measure(unlabelled, labelled))
     per_update = config.micro_batches_per_update
     plan = SlimIplPlan(config.slimipl, plans["train"], plans["unlabelled"], per_update, config.seed)
     slimipl = SlimIpl(
-        accelerator, model, processor, plan, labelled, unlabelled, config.num_workers, config.max_updates
+        accelerator,
+        model,
+        processor,
+        plan,
+        labelled,
+        unlabelled,
+        config.num_workers,
+        config.max_updates,
+        config.max_batch_seconds,
     )
     dev = None if dev_set is None else _speech_batches(dev_set, processor, model, config, with_labels=False)
     slimipl.probes = LabelProbes(accelerator, config, slimipl.health, unlabelled, dev)

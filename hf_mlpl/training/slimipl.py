@@ -19,7 +19,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, zip_longest
+from itertools import chain, compress, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ from ..inference.unsharded import unsharded
 from ..model.tokenization_mlpl import IGNORED
 from ..stop_signal import outlive_signals
 from ..training_config import SlimIplConfig
+from .hearing import Hearing, choose_hearing, hear
 from .label_health import LabelHealth
 from .label_probe import LabelProbes
 from .label_selection import ClassPrior, ConfidentLabels, TeacherLabel
@@ -161,6 +162,7 @@ class SlimIpl:
             and not learned.
         num_workers: processes that decode audio ahead of training.
         max_updates: of the run, by which the share of labels that are learned grows.
+        max_batch_seconds: audio of a batch.
     """
 
     probes: LabelProbes | None = None  # that follow what labels become; a run sets them
@@ -175,6 +177,7 @@ class SlimIpl:
         unlabelled: SpeechBatches,
         num_workers: int,
         max_updates: int,
+        max_batch_seconds: float,
     ):
         self.accelerator, self.model, self.processor = accelerator, model, processor
         self.ctc = ctc_interface(model.config, processor)
@@ -189,13 +192,22 @@ class SlimIpl:
         self.loaded: list[SpeechBatch] = []  # for the last update, with the problems of reading them
         self.teacher = model if self.config.ema_decay is None else copy_of_trained(model)
         self.health = LabelHealth(labelled.dataset)
-        self.max_updates = max_updates
+        self.max_updates, self.max_batch_seconds = max_updates, max_batch_seconds
         self.prior = ClassPrior(labelled.dataset, self.ctc, model.config.vocab_size, self.config.prior_strength)
         self.confident = ConfidentLabels(self.config.first_label_share)
+        self.hearing: Hearing | None = None  # that was chosen
+        self.has_begun = False  # so that unlabelled speech sounds like that
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         ahead = self.plan.copy()
         shares = (self._share(ahead.update, step) for step in ahead)
+        # Workers hold a copy of the loader, so those that make batches to label begin when all is chosen.
+        if self.plan.update < self.config.start_update:
+            yield from self._updates(islice(shares, self.config.start_update - self.plan.update))
+        self.begin_labels()
+        yield from self._updates(shares)
+
+    def _updates(self, shares: Iterator[Share]) -> Iterator[list[MicroBatch]]:
         workers = {"num_workers": self.num_workers, "worker_init_fn": outlive_signals}
         for train, label in DataLoader(self.loader, batch_size=None, sampler=shares, **workers):
             self.step = next(self.plan)
@@ -203,6 +215,17 @@ class SlimIpl:
             if self.plan.update > self.config.start_update and self.config.dynamic_dropout is not None:
                 self.ctc.set_dropout(self.model, self.config.dynamic_dropout)
             yield train if self.step.supervised else self._pseudo_labelled(train, label)
+
+    def begin_labels(self) -> None:
+        """Chooses how the teacher hears unlabelled speech, unless that is done; all processes call it."""
+        if self.has_begun or not self.config.choose_hearing:
+            return
+        speech = self.loader.unlabelled, self.loader.labelled
+        if self.hearing is None:
+            self.hearing = choose_hearing(self.accelerator, self.teacher, *speech, self.max_batch_seconds)
+        else:
+            hear(self.accelerator, self.hearing, *speech)
+        self.has_begun = True
 
     def _share(self, update: int, step: Step) -> Share:
         own = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
@@ -242,6 +265,8 @@ class SlimIpl:
 
     def follow_labels(self, update: int, log: TrainingLog) -> bool:
         """Takes a probe of the labels if it is due; returns whether training ends with the weights of the best one."""
+        if update >= self.config.start_update:
+            self.begin_labels()
         if not self.probes.follow(update, self.teacher, log):
             return False
         self.probes.restore_best(self.model)
@@ -336,7 +361,7 @@ class SlimIpl:
         not change until it is written.
         """
         labels, plan, teacher = dict(self.labels), copy.deepcopy(self.plan.state_dict()), None
-        selection = {"prior": self.prior.state_dict(), "scores": self.confident.state_dict()}
+        selection = {"prior": self.prior.state_dict(), "scores": self.confident.state_dict(), "hearing": self.hearing}
         if self.teacher is not self.model and self.accelerator.is_main_process:
             teacher = host_copy_of_trained(self.teacher) if copies_teacher else self.teacher
         write_probes = self.probes.copy_state() if self.probes else None
@@ -362,6 +387,7 @@ class SlimIpl:
             state = json.loads(selection.read_text(encoding="utf-8"))
             self.prior.load_state_dict(state["prior"])
             self.confident.load_state_dict(state["scores"])
+            self.hearing = Hearing(*hearing) if (hearing := state.get("hearing")) else None
         if self.teacher is not self.model:
             load_trained(self.teacher, folder / "teacher.safetensors")
         if self.probes:

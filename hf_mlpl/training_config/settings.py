@@ -112,9 +112,11 @@ class SlimIplConfig:
             paper learns all.
         prior_strength: shifts the teacher's outputs, so that its labels have no letter much more often than the
             transcripts of the language: by the logarithm of the ratio, times this; 0 does nothing, as the paper.
-        match_speakers: the teacher hears each speaker, or each recording where no speaker is known, with the mean and
-            the spread of the mel bins that labelled speech has; the model learns the speech as it is. Two minutes of
-            each speaker are measured first. Without effect for models of waveforms. The paper has no such thing.
+        choose_hearing: before the first pseudo-label, the teacher labels up to 400 utterances in four ways: as they
+            are; with the mean and the spread of the mel bins that labelled speech has, for each speaker, or recording
+            where no speaker is known (two minutes of each are measured; not for models of waveforms); with white noise
+            of 15 dB; with both. It then hears all unlabelled speech in the way whose labels' letter trigrams are
+            nearest to those of transcripts; the model learns the speech as it is. The paper has no such thing.
         stop_on_collapse: ends training when nearly all labels are empty or the same, instead of warning.
         auto_stop: ends slimIPL where it no longer helps, as the labels of a fixed sample of the unlabelled utterances
             tell: when they become too short, or more of them empty, when another language is recognised in them, when
@@ -132,7 +134,7 @@ class SlimIplConfig:
     ema_decay: float | None = None
     first_label_share: float = 1.0
     prior_strength: float = 0.0
-    match_speakers: bool = False
+    choose_hearing: bool = False
     stop_on_collapse: bool = False
     auto_stop: bool = False
 

@@ -129,7 +129,7 @@ class _SeedPlan(LabelJobs):
             *("language=null", "language_alpha=0.3", f"model={supervised.path}", "slimipl.cache_size=32"),
             # as the paper's, whose harm others would hide
             *("slimipl.auto_stop=false", "slimipl.first_label_share=1.0"),
-            *("slimipl.prior_strength=0.0", "slimipl.match_speakers=false"),
+            *("slimipl.prior_strength=0.0", "slimipl.choose_hearing=false"),
             f"unlabelled=[{self.unlabelled}]",
         ]
         at_once = self._train("at_once", "language_finetune", settings, supervised.jobs)
