@@ -9,8 +9,10 @@ are nearest to transcripts. The student learns the speech as it is.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 from tqdm import tqdm
@@ -18,12 +20,13 @@ from transformers import PreTrainedModel
 
 from ..data.batches import SpeechBatches
 from ..data.letter_statistics import TrigramShares, mean_excess
+from ..data.rows import durations_of
 from ..data.speaker_spectra import SpeakerSpectra
 from ..data.utterances import FEATURES
 from ..main_process import on_main_process
-from .label_probe import Sample, choose_rows
+from .label_probe import FEWEST_PROBED, Sample, choose_rows
 
-MOST_SAMPLED = 400  # utterances: each is labelled in four ways, and 50 updates of digits take as long
+MOST_SAMPLED, MOST_SECONDS = 400, 600.0  # each is labelled in four ways, which takes seconds with a small model
 SNR = 15.0  # decibels, near the middle of `waveform_augment`
 LEAST_GAIN = 0.01  # of the distance, below which chance may decide, and speech stays as it is
 UNNAMED = "unnamed"  # speakers, whose labels are compared with transcripts together
@@ -70,18 +73,21 @@ def choose_hearing(
 
     Models of waveforms have no spectra, and hear noise or none. All processes call it.
     """
-    rows = choose_rows(unlabelled.dataset, MOST_SAMPLED, max_batch_seconds)
+    count = MOST_SECONDS / float(durations_of(unlabelled.dataset).mean())
+    count = int(np.clip(count, FEWEST_PROBED, MOST_SAMPLED))
+    rows = choose_rows(unlabelled.dataset, count, max_batch_seconds)
     sample, transcripts = Sample(unlabelled, rows, max_batch_seconds), TrigramShares(labelled.dataset)
-    distances = dict[Hearing, float]()
+    distances, spectra = dict[Hearing, float](), dict[Hearing, Callable | None]()
     hearings = [each for each in HEARINGS if unlabelled.ctc.masks_features or not each.is_matched]
     for hearing in tqdm(hearings, "hearings", leave=False, disable=not accelerator.is_main_process):
         hear(accelerator, hearing, unlabelled, labelled)
+        spectra[hearing] = unlabelled.match
         texts = {row: label.text for row, label in sample.label(accelerator, teacher).items()}
         distances[hearing] = mean_excess(transcripts.distances(_labels(unlabelled.dataset, texts)))
     nearest = min(hearings, key=distances.__getitem__)  # the first of several
     if distances[hearings[0]] - distances[nearest] < LEAST_GAIN:
         nearest = hearings[0]
-    hear(accelerator, nearest, unlabelled, labelled)
+    unlabelled.snr, unlabelled.match = nearest.snr, spectra[nearest]
     if accelerator.is_main_process:
         others = ", ".join(f"{hearing} {distance:.2f}" for hearing, distance in distances.items())
         tqdm.write(f"the teacher hears {nearest}; distances of its labels from transcripts: {others}")
