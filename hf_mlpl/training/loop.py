@@ -173,7 +173,7 @@ class _Run:
             for each in self.problems.values():
                 each.finish(is_whole_run=self.start == 0)
             self.log.describe_problems(self._num_unusable, sum(each.total_read for each in self.problems.values()))
-            outcome = self.slimipl.probes.outcome(update) if self.slimipl else None
+            outcome = self.slimipl.outcome(update) if self.slimipl else None
             self.record.finish(update, problem := self.silence.describe(), outcome)
             # before the log ends, which may wait for trackers in a network
             folder = write_final_model(self.accelerator, self.model, self.processor, config)

@@ -34,7 +34,7 @@ class RunRecord:
 
     `run.json` is `{"stage", "language", "updates", "model": {"type", "parameters", "languages"}, "started_from",
     "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`, and, if the trained model says nothing, a
-    line `"collapse"`, and at the end of a run with slimIPL `"slimipl"`, as `LabelProbes.outcome` describes it:
+    line `"collapse"`, and at the end of a run with slimIPL `"slimipl"`, as `SlimIpl.outcome` describes it:
 
     - `started_from` is None for a new model, else `{"name", "revision", "run"}`: the name of a run's folder or of a
       Hub repository, its commit, and the `run.json` of the run that trained the model, each None if it is not known;

@@ -272,6 +272,10 @@ class SlimIpl:
         self.probes.restore_best(self.model)
         return True
 
+    def outcome(self, update: int) -> dict:
+        """Returns what `run.json` says of slimIPL: what the probes say, and `hearing`, the teacher's, if it was chosen."""
+        return self.probes.outcome(update) | ({"hearing": str(self.hearing)} if self.hearing else {})
+
     def _label(self, batches: list[SpeechBatch]) -> dict[str, str]:
         """Labels this process's batches, without dropout; returns all processes' labels, by utterance id.
 

@@ -142,6 +142,8 @@ def test_a_run_keeps_its_choice(tone_data, tone_run, changed, tmp_path):
     train(load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path}", *settings]))
     state = json.loads((tmp_path / "checkpoints" / "update-00000006" / "slimipl-selection.json").read_text())
     assert state["hearing"] in ([None, True], [SNR, True])
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["slimipl"]["hearing"] == str(Hearing(*state["hearing"]))
 
 
 def test_models_of_waveforms_hear_noise_or_none(tone_data, tmp_path):
