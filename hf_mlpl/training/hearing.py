@@ -76,14 +76,15 @@ def choose_hearing(
     count = MOST_SECONDS / float(durations_of(unlabelled.dataset).mean())
     count = int(np.clip(count, FEWEST_PROBED, MOST_SAMPLED))
     rows = choose_rows(unlabelled.dataset, count, max_batch_seconds)
-    sample, transcripts = Sample(unlabelled, rows, max_batch_seconds), TrigramShares(labelled.dataset)
-    distances, spectra = dict[Hearing, float](), dict[Hearing, Callable | None]()
+    sample = Sample(unlabelled, rows, max_batch_seconds)
+    labels, spectra = dict[Hearing, Dataset](), dict[Hearing, Callable | None]()
     hearings = [each for each in HEARINGS if unlabelled.ctc.masks_features or not each.is_matched]
     for hearing in tqdm(hearings, "hearings", leave=False, disable=not accelerator.is_main_process):
         hear(accelerator, hearing, unlabelled, labelled)
         spectra[hearing] = unlabelled.match
         texts = {row: label.text for row, label in sample.label(accelerator, teacher).items()}
-        distances[hearing] = mean_excess(transcripts.distances(_labels(unlabelled.dataset, texts)))
+        labels[hearing] = _labels(unlabelled.dataset, texts)
+    distances = on_main_process(accelerator, lambda: _distances(labels, labelled.dataset))
     nearest = min(hearings, key=distances.__getitem__)  # the first of several
     if distances[hearings[0]] - distances[nearest] < LEAST_GAIN:
         nearest = hearings[0]
@@ -92,6 +93,11 @@ def choose_hearing(
         others = ", ".join(f"{hearing} {distance:.2f}" for hearing, distance in distances.items())
         tqdm.write(f"the teacher hears {nearest}; distances of its labels from transcripts: {others}")
     return nearest
+
+
+def _distances(labels: dict[Hearing, Dataset], transcripts: Dataset) -> dict[Hearing, float]:
+    shares = TrigramShares(transcripts)
+    return {hearing: mean_excess(shares.distances(own)) for hearing, own in labels.items()}
 
 
 def _labels(dataset: Dataset, texts: dict[int, str]) -> Dataset:

@@ -16,6 +16,7 @@ from hf_mlpl.data.letter_statistics import (
     Distance,
     TrigramShares,
     drop_misheard,
+    mean_excess,
     misheard_speakers,
     vote_weights,
 )
@@ -169,3 +170,9 @@ def test_labels_of_misheard_speakers_are_dropped(tmp_path, caplog):
     )
     for all_kept in (labels, sources, [row for row in mixed if row not in lost], []):
         assert list(kept_of(all_kept)[0]) == [row["id"] for row in all_kept]
+
+
+def test_the_mean_excess_weighs_speakers_by_their_trigrams():
+    distances = {("en", "ann"): Distance(0.5, 300, 0.1), ("sl", "ben"): Distance(0.3, 100, 0.2)}
+    assert mean_excess(distances) == pytest.approx((300 * 0.4 + 100 * 0.1) / 400)
+    assert mean_excess({}) == 1.0  # as far as nothing else
