@@ -273,7 +273,7 @@ class SlimIpl:
         return True
 
     def outcome(self, update: int) -> dict:
-        """Returns what `run.json` says of slimIPL: what the probes say, and `hearing`, the teacher's, if it was chosen."""
+        """Returns what the probes say for `run.json`, and as `hearing` what the teacher hears, if that was chosen."""
         return self.probes.outcome(update) | ({"hearing": str(self.hearing)} if self.hearing else {})
 
     def _label(self, batches: list[SpeechBatch]) -> dict[str, str]:

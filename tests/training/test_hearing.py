@@ -105,13 +105,13 @@ def distance_by_hand(texts, transcripts):
     return 1 - sum(min(share, known.get(trigram, 0)) for trigram, share in labels.items())
 
 
-@pytest.mark.parametrize("sound", ["as it is", "with hum"])
-def test_the_nearest_labels_choose(make, changed, trained, tone_data, capsys, sound):
+@pytest.mark.parametrize(("sound", "speaker"), [("as it is", "ada"), ("with hum", "ada"), ("with hum", None)])
+def test_the_nearest_labels_choose(make, changed, trained, tone_data, capsys, sound, speaker):
     """All distances are those of labels that the model's own classes make from the same features."""
     model, processor = trained
     change = with_hum if sound == "with hum" else lambda samples, number: samples
     # One speaker, or none that is known: what is expected by chance is nearly the same for each hearing.
-    path = changed(sound, change, speaker="ada" if sound == "as it is" else None)
+    path = changed(f"{sound} {speaker}", change, speaker=speaker)
     speech, reference = make(path), make(tone_data / "train.parquet", True)
     chosen = choose_hearing(Accelerator(cpu=True), model, speech, reference, LONGEST)
     out = capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_the_nearest_labels_choose(make, changed, trained, tone_data, capsys, so
         distances[each] = distance_by_hand(texts, reference.dataset["text"])
     nearest = min(distances, key=distances.get)
     gain = distances[Hearing(None, False)] - distances[nearest]
-    assert (gain > 0.2) if sound == "with hum" else (0 < gain < 0.01)  # which may be by chance
+    assert (gain > 0.05) if sound == "with hum" else (0 < gain < 0.01)  # which may be by chance
     assert chosen == (nearest if sound == "with hum" else Hearing(None, False))
     assert (speech.snr, speech.match is not None) == chosen
     assert out.startswith(f"the teacher hears {chosen}; ")
