@@ -377,12 +377,13 @@ class SpeechBatches(torch.utils.data.Dataset):
         return min_ctc_frames(ids) <= self.ctc.num_output_frames(len(frames))
 
     def _features(self, row: int, audio: dict, stated_seconds: float, snr: float | None) -> torch.Tensor:
+        """Returns the inputs (T, F) or (T,) of a row, with noise unless `snr` is None."""
         if (row, snr) in self.cache:
             return self.cache[row, snr]
         samples = self._samples(audio, stated_seconds)
         if snr is not None:
             samples = add_noise(samples, snr, np.random.default_rng([self.seed, row]))
-        frames = self.ctc.extract(samples)  # (T, F) or (T,)
+        frames = self.ctc.extract(samples)
         if self.cache_bytes_left >= frames.nbytes:
             self.cache[row, snr] = frames
             self.cache_bytes_left -= frames.nbytes

@@ -44,7 +44,7 @@ class Hearing(NamedTuple):
     is_matched: bool
 
     def __str__(self) -> str:
-        noise = f"noise of {self.snr:g} dB" if self.snr else ""
+        noise = f"noise of {self.snr:g} dB" if self.snr is not None else ""
         return " and ".join(filter(None, ["matched speakers" * self.is_matched, noise])) or "speech as it is"
 
 

@@ -196,7 +196,7 @@ class SlimIpl:
         self.prior = ClassPrior(labelled.dataset, self.ctc, model.config.vocab_size, self.config.prior_strength)
         self.confident = ConfidentLabels(self.config.first_label_share)
         self.hearing: Hearing | None = None  # that was chosen
-        self.has_begun = False  # so that unlabelled speech sounds like that
+        self.has_begun = False  # whether unlabelled speech sounds like that yet
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         ahead = self.plan.copy()

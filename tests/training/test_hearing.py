@@ -16,12 +16,14 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.batches import SpeechBatches
 from hf_mlpl.data.speaker_spectra import SpeakerSpectra
 from hf_mlpl.data.utterances import read_utterances, write_utterances
+from hf_mlpl.training import hearing
 from hf_mlpl.training.hearing import HEARINGS, SNR, Hearing, choose_hearing, hear
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 from ..small_models import save_small_model
 from ..two_processes import slimipl_overrides
+from .test_loop import Killed, assert_equal_bits, assert_equal_runs, kill_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,14 +139,36 @@ def test_the_nearest_labels_choose(make, changed, trained, tone_data, capsys, so
     assert np.ptp(by_chance) < 0.03
 
 
-def test_a_run_keeps_its_choice(tone_data, tone_run, changed, tmp_path):
-    """It is made once, at `start_update`, and is in the checkpoints."""
+def test_a_run_keeps_its_choice(tone_data, tone_run, changed, tmp_path, monkeypatch, capsys):
+    """It is made once, when slimIPL begins; a run that goes on hears the same, with the bits of a whole run."""
     settings = slimipl_overrides(tone_run / "model", changed("in a run", with_hum, speaker="ada"))
-    train(load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path}", *settings]))
-    state = json.loads((tmp_path / "checkpoints" / "update-00000006" / "slimipl-selection.json").read_text())
+
+    def run(name):
+        return train(load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path / name}", *settings])).parent
+
+    whole = run("whole")
+    kill_at(monkeypatch, 9)
+    with pytest.raises(Killed):
+        run("interrupted")
+    monkeypatch.undo()
+    assert capsys.readouterr().out.count("the teacher hears") == 2
+    interrupted = run("interrupted")
+    assert "the teacher hears" not in capsys.readouterr().out
+    assert_equal_bits(interrupted, whole)
+    state = json.loads((interrupted / "checkpoints" / "update-00000006" / "slimipl-selection.json").read_text())
     assert state["hearing"] in ([None, True], [SNR, True])
-    record = json.loads((tmp_path / "run.json").read_text())
+    record = json.loads((interrupted / "run.json").read_text())
     assert record["slimipl"]["hearing"] == str(Hearing(*state["hearing"]))
+
+
+def test_two_processes_hear_the_same(tone_data, tone_run, two_processes, tmp_path, monkeypatch):
+    """One process measures the spectra for both."""
+    monkeypatch.setattr(hearing, "HEARINGS", hearing.HEARINGS[-1:])  # as in the two processes
+    settings = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
+    one = train(load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path}", *settings])).parent
+    assert_equal_runs(one, two_processes / "heard")
+    record = json.loads((two_processes / "heard" / "run.json").read_text())
+    assert record["slimipl"]["hearing"] == "matched speakers and noise of 15 dB"
 
 
 def test_models_of_waveforms_hear_noise_or_none(tone_data, tmp_path):
