@@ -25,11 +25,13 @@ test-sets beside the output, and again only if it has changed:
     hf-mlpl evaluate --model M --dataset openslr/librispeech_asr --split test.clean --output clean.json
     hf-mlpl evaluate --model M --dataset cv-corpus-17.0-2024-03-15 --languages sl --output common-voice.json
 
-A language model may make better transcripts, by beam search (docs/decoding.md). This tries weights, and writes the
-results of the best one, which `hf-mlpl pseudo-label --lm` then takes; choose it on dev, not on the test set:
+A language model may make better transcripts, by beam search (docs/decoding.md). This tries weights, each with each
+penalty on blanks, and writes the results of the best pair, which `hf-mlpl pseudo-label --lm` then takes; choose it on
+dev, not on the test set:
 
     hf-mlpl build-lm data/train.parquet --output lm
-    hf-mlpl evaluate --model M --data data/dev.parquet --lm lm --lm-weight 0.2 0.4 0.8 --output dev.json
+    hf-mlpl evaluate --model M --data data/dev.parquet --lm lm --lm-weight 0.4 0.8 --blank-penalty 0 1 2 \\
+        --output dev.json
 
 Languages that the model does not know are scored, too, and a line names them. The model is any CTC model, or one that
 writes text, such as Whisper; docs/teachers.md says how these differ. On several GPUs:
@@ -50,11 +52,12 @@ from typing import TYPE_CHECKING
 
 from .columns import add_column_arguments, given_columns
 from .inference import (
+    SEARCH_SETTINGS,
     add_inference_arguments,
     add_search_arguments,
     check_search,
     greedy_line,
-    label_search,
+    search_trials,
     start_inference,
 )
 
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
     from ..evaluation.test_sets import PreparedSet
+    from ..inference.label_search import SearchSettings
     from ..inference.recognition import LanguagesOfModel
 
 
@@ -87,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each language, CSV")
     parser.add_argument("--trn", type=Path, metavar="FOLDER", help="write transcripts and references for sclite")
     add_inference_arguments(parser)
-    add_search_arguments(parser, several_weights=True)
+    add_search_arguments(parser, with_trials=True)
     group = parser.add_argument_group("test sets", "These are for --dataset.")
     group.add_argument("--split", help="split to read; default: test")
     group.add_argument(
@@ -138,16 +142,17 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         rows = [row for row, text in enumerate(texts) if text is None or normalize_text(text) not in seen]
         dataset = dataset.select(rows)
     evaluate = partial(_evaluate, options, accelerator, model, processor, dataset)
-    weights: list = options.lm_weight if options.lm is not None else [None]
-    tried = _try_weights(evaluate, weights, accelerator.is_main_process) if len(weights) > 1 else []
-    best = min(tried[1:], key=lambda trial: trial["cer"])["lm_weight"] if tried else weights[0]
+    trials = [] if options.lm is None else search_trials(options)
+    tried = _try_searches(evaluate, trials, accelerator.is_main_process) if len(trials) > 1 else []
+    rates = [trial["cer"] for trial in tried[1:]]
+    best = trials[rates.index(min(rates))] if tried else next(iter(trials), None)
     results = evaluate(best, hypotheses_path(options.output))
     if results is not None:  # in the main process
         settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
         settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
         settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
         settings |= {"unknown_languages": languages.unknown, "languages_left_out": languages.left_out}
-        settings |= {"lm_weights": tried} if tried else {}
+        settings |= {"lm_trials": tried} if tried else {}
         _write(options, {**settings, **results})
 
 
@@ -157,13 +162,13 @@ def _evaluate(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     dataset: Dataset,
-    lm_weight: float | None,
+    settings: SearchSettings | None,
     transcripts: Path | None = None,
 ) -> dict | None:
     """Returns the results on the main process, and None on others.
 
     Args:
-        lm_weight: of the language models of `--lm`; None for greedy transcripts.
+        settings: of the search with `--lm`; None for greedy transcripts.
         transcripts: file to write.
     """
     from tqdm import tqdm
@@ -173,7 +178,11 @@ def _evaluate(
     from ..inference.recognition import transcriber_of_languages
 
     locales = languages_in(dataset)
-    search = None if lm_weight is None else label_search(options, processor, locales, lm_weight)
+    search = None
+    if settings is not None:
+        from ..inference.label_search import load_search  # of an extra
+
+        search = load_search(options.lm, processor.tokenizer, locales, settings)
     languages = transcriber_of_languages(options.model, model, processor, locales, search)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
@@ -196,8 +205,10 @@ def _evaluate(
     return results
 
 
-def _try_weights(evaluate: Callable[[float | None], dict | None], weights: list[float], is_shown: bool) -> list[dict]:
-    """Evaluates greedy transcripts and those of each weight; returns their rates, greedy first, on all processes.
+def _try_searches(
+    evaluate: Callable[[SearchSettings | None], dict | None], trials: list[SearchSettings], is_shown: bool
+) -> list[dict]:
+    """Evaluates greedy transcripts and those of each search; returns their rates, greedy first, on all processes.
 
     Raises:
         ValueError: where no reference has a letter, so that there is no error rate to choose by.
@@ -206,19 +217,21 @@ def _try_weights(evaluate: Callable[[float | None], dict | None], weights: list[
 
     from ..text_table import aligned
 
-    tried = []
-    for weight in (*weights, None):  # a language model that cannot be used is an error at once
-        [means, *_] = gather_object([(evaluate(weight) or {}).get("macro")])
+    tried: list[dict] = []
+    for trial in (*trials, None):  # a language model that cannot be used is an error at once
+        [means, *_] = gather_object([(evaluate(trial) or {}).get("macro")])
         if means["cer"] is None:
             raise ValueError("no reference has a letter, so no weight is better than another; give one --lm-weight")
-        tried.append({"lm_weight": weight, "cer": means["cer"], "wer": means["wer"]})
+        settings = {name: trial and getattr(trial, name) for name in ("lm_weight", "blank_penalty")}
+        tried.append({**settings, "cer": means["cer"], "wer": means["wer"]})
     tried.insert(0, tried.pop())
     if is_shown:
-        rows = [[f"{trial[name]:.1%}" for name in ("cer", "wer")] for trial in tried]
-        names = ["greedy", *(f"{weight:g}" for weight in weights)]
-        print(aligned([["lm weight", "CER", "WER"], *([name, *row] for name, row in zip(names, rows, strict=True))]))
-        if tried[0]["cer"] <= min(trial["cer"] for trial in tried[1:]):
-            print("no weight has a lower CER than greedy transcripts: leave --lm out")
+        rows = [[f"{rates[name]:.1%}" for name in ("cer", "wer")] for rates in tried]
+        names = [("greedy", ""), *((f"{trial.lm_weight:g}", f"{trial.blank_penalty:g}") for trial in trials)]
+        titles = ["lm weight", "blank penalty", "CER", "WER"]
+        print(aligned([titles, *([*name, *row] for name, row in zip(names, rows, strict=True))]))
+        if tried[0]["cer"] <= min(rates["cer"] for rates in tried[1:]):
+            print("no search has a lower CER than greedy transcripts: leave --lm out")
     return tried
 
 
@@ -262,7 +275,7 @@ def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser)
         options.languages = None
     if options.model is None and options.hypotheses is None:
         parser.error("--model is missing: the folder or Hub name of a model")
-    of_model = ("dtype", "batch_seconds", "num_workers", "lm", "lm_weight", "word_score", "beam_size")
+    of_model = ("dtype", "batch_seconds", "num_workers", "lm", *SEARCH_SETTINGS)
     if options.hypotheses is not None and any(getattr(options, name) != parser.get_default(name) for name in of_model):
         parser.error("--dtype, --batch-seconds, --num-workers, --lm are of a model, which --hypotheses does not run")
     of_test_set = (given_columns(options), options.split, options.config, options.language)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,7 @@ from ..model.missing_model import OUR_TYPES, RELEASED_ON_HUB
 from .download import announced
 from .numbers import finite
 
-LM_WEIGHT = 0.5
-SEARCH_SETTINGS = ("lm_weight", "word_score", "beam_size")
+SEARCH_SETTINGS = ("lm_weight", "word_score", "beam_size", "blank_penalty")
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import AutomaticSpeechRecognitionPipeline, PreTrainedModel, ProcessorMixin
 
     from ..inference.ctc_recognizer import CtcRecognizer
-    from ..inference.label_search import LabelSearch
+    from ..inference.label_search import LabelSearch, SearchSettings
     from ..inference.transcription import Recording
 
 
@@ -66,12 +66,13 @@ def add_inference_arguments(parser: argparse.ArgumentParser, *default_dtype: str
     parser.add_argument("--num-workers", type=int, help="processes that decode audio; default: up to 8, on a CPU none")
 
 
-def add_search_arguments(parser: argparse.ArgumentParser, several_weights: bool = False) -> None:
+def add_search_arguments(parser: argparse.ArgumentParser, with_trials: bool = False) -> None:
     """Adds the options of beam search over a whole data set.
 
     Args:
-        several_weights: whether `--lm-weight` may be several.
+        with_trials: whether `--lm-weight` and `--blank-penalty` may be several, which are tried.
     """
+    several, best = ("+", "of several, the best by CER is used; ") if with_trials else (None, "")
     group = parser.add_argument_group("beam search with a language model (needs the extra lm)")
     group.add_argument(
         "--lm",
@@ -82,11 +83,16 @@ def add_search_arguments(parser: argparse.ArgumentParser, several_weights: bool 
     group.add_argument(
         "--lm-weight",
         type=finite,
-        nargs="+" if several_weights else None,
+        nargs=several,
         metavar="W",
-        help="weight of the language model; "
-        + ("of several, the best by CER is used; " if several_weights else "")
-        + f"default: {LM_WEIGHT}",
+        help=f"weight of the language model; {best}default: 0.5",
+    )
+    group.add_argument(
+        "--blank-penalty",
+        type=finite,
+        nargs=several,
+        metavar="NATS",
+        help=f"cost of each blank, against missing letters, such as 1 or 2; {best}default: 0",
     )
     group.add_argument("--word-score", type=finite, help="reward for each word, with a model of words; default: 0")
     group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
@@ -104,9 +110,6 @@ def check_search(options: argparse.Namespace, parser: argparse.ArgumentParser) -
         if given:
             parser.error(f"--{given[0].replace('_', '-')} is for --lm")
         return
-    if options.lm_weight is None:
-        is_list = "lm_weight" in (action.dest for action in parser._actions if action.nargs == "+")
-        options.lm_weight = [LM_WEIGHT] if is_list else LM_WEIGHT
     from ..ctc_models.loading import read_config
     from ..inference import label_search  # noqa: F401
 
@@ -116,15 +119,13 @@ def check_search(options: argparse.Namespace, parser: argparse.ArgumentParser) -
         )
 
 
-def label_search(
-    options: argparse.Namespace, processor: ProcessorMixin, languages: Sequence[str], weight: float
-) -> LabelSearch:
-    """Returns the search of `--lm` for the languages of utterances, with one weight."""
-    from ..inference.label_search import SearchSettings, load_search
+def search_trials(options: argparse.Namespace) -> list[SearchSettings]:
+    """Returns the settings of `--lm` that are tried: each weight with each blank penalty."""
+    from ..inference.label_search import SearchSettings
 
-    others = {"word_score": options.word_score, "beam_size": options.beam_size}
-    settings = {name: value for name, value in others.items() if value is not None}
-    return load_search(options.lm, processor.tokenizer, languages, SearchSettings(weight, **settings))
+    given = {name: value for name in SEARCH_SETTINGS if (value := getattr(options, name)) is not None}
+    values = [value if isinstance(value, list) else [value] for value in given.values()]
+    return [SearchSettings(**dict(zip(given, trial, strict=True))) for trial in product(*values)]
 
 
 def greedy_line(search: LabelSearch) -> str | None:

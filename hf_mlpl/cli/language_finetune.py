@@ -21,7 +21,8 @@ Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds
 chose their teachers.
 
 With --lm the labels are found by beam search, with a language model of the transcripts (`hf-mlpl build-lm`), as
-`hf-mlpl pseudo-label --lm` does; slimIPL itself decodes greedily:
+`hf-mlpl pseudo-label --lm --transcripts` does: the transcripts that the model has learned from choose the penalty on
+blanks, unless --blank-penalty names it. slimIPL itself decodes greedily:
 
     hf-mlpl build-lm runs/demo/data/train.parquet --output runs/demo/lm
     hf-mlpl language-finetune recipes/demo/language_finetune.yaml --labels runs/demo/labels --lm runs/demo/lm
@@ -70,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lm", metavar="PATH", help="language model from `hf-mlpl build-lm`, or a folder of them, for the labels"
     )
     parser.add_argument("--lm-weight", type=finite, metavar="W", help="its weight; default: that of `pseudo-label`")
+    parser.add_argument(
+        "--blank-penalty", type=finite, metavar="NATS", help="cost of each blank, with --lm; default: it is chosen"
+    )
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_allow_collapsed_argument(parser)
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
@@ -79,8 +83,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_json
     from ..remote_path import output_path
 
-    if options.lm_weight is not None and not options.lm:
-        parser.error("--lm-weight is for --lm")
+    if not options.lm and (options.lm_weight, options.blank_penalty) != (None, None):
+        parser.error("--lm-weight and --blank-penalty are for --lm")
     options.labels = output_path(options.labels)
     failed, complete, choices = [], {}, {}
     for language in _trainable_languages(options):
@@ -262,6 +266,15 @@ def _training(language: str, options: argparse.Namespace) -> list[list[str]]:
     return [[*_launch(options), "train", options.config, *settings]]
 
 
+def _search(options: argparse.Namespace, config: TrainingConfig) -> list[str]:
+    if not options.lm:
+        return []
+    weight = [] if options.lm_weight is None else ["--lm-weight", f"{options.lm_weight:g}"]
+    if options.blank_penalty is None:
+        return ["--lm", options.lm, *weight, "--transcripts", *config.train]
+    return ["--lm", options.lm, *weight, "--blank-penalty", f"{options.blank_penalty:g}"]
+
+
 def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:
     """Returns the commands that label and publish a language, as far as they have not been completed."""
     config, labels = _settings(options, language), options.labels / language
@@ -270,9 +283,7 @@ def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:
     if not _is_labelled(labels):
         data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]
         model = ["--model", _choice(language, options).model]
-        search = ["--lm", options.lm] if options.lm else []
-        search += [] if options.lm_weight is None else ["--lm-weight", f"{options.lm_weight:g}"]
-        label = ["pseudo-label", *model, *data, *_dtype(config), *search, *allow_collapsed]
+        label = ["pseudo-label", *model, *data, *_dtype(config), *_search(options, config), *allow_collapsed]
         commands.append([*_launch(options), *label])
     if options.push_to_hub:
         private = ["--private"] if config.hub_private_repo else []

@@ -42,6 +42,7 @@ from typing import Any
 
 from ..model.missing_model import check_model
 from .inference import (
+    SEARCH_SETTINGS,
     add_dtype_argument,
     add_model_argument,
     deliver,
@@ -90,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lm-weight", type=finite, help="weight of the language model; default: 0.5")
     group.add_argument("--word-score", type=finite, help="reward for each word; default: 0")
     group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
+    group.add_argument(
+        "--blank-penalty",
+        type=finite,
+        metavar="NATS",
+        help="cost of each blank, against missing letters, such as 1 or 2; default: 0",
+    )
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -101,7 +108,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if options.batch_size < 1:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
     if options.lm is None and (options.lm_weight is not None or options.lexicon is None and _search_settings(options)):
-        parser.error("--lm-weight is for --lm; --word-score and --beam-size are for --lm and --lexicon")
+        parser.error(
+            "--lm-weight is for --lm; --word-score, --beam-size and --blank-penalty are for --lm and --lexicon"
+        )
     recordings, other_files = find_recordings(options.paths)
     if other_files:
         print(line_on_files(other_files, "not audio"), file=sys.stderr)
@@ -144,7 +153,7 @@ def _make_decoder(options: argparse.Namespace):
 
 def _search_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of beam search that the user has given."""
-    settings = {name: getattr(options, name) for name in ("beam_size", "lm_weight", "word_score")}
+    settings = {name: getattr(options, name) for name in SEARCH_SETTINGS}
     return {name: value for name, value in settings.items() if value is not None}
 
 

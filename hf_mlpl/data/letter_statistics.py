@@ -29,6 +29,7 @@ from .collapse import HUMAN
 from .drops import FIRST_LINES, DropFile
 from .rows import blocks, filter_rows, speakers_of
 from .text_arrays import SPACE, TextBlock
+from .utterances import FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ PRIOR_TRIGRAMS = 100.0  # a speaker with so many counts half as much as one with
 # median; those of a speaker of digits, with half of the letters wrong, have 0.25 to 0.38, more than twice the median.
 MISHEARD_RATIO, LEAST_MISHEARD = 1.5, 0.2
 MISHEARD = "misheard speaker"  # as a reason
+UNNAMED = "unnamed"  # speakers of a sample, whose labels are compared with transcripts together
 MOST_EXACT = 100_000  # expected count, above which a normal distribution gives the mean deviation
 Name = tuple[str, str]  # language and speaker, or recording
 Counts = tuple[np.ndarray, np.ndarray]  # of keys (K,): the keys, and how often each is there
@@ -85,6 +87,16 @@ def mean_excess(distances: Mapping[Name, Distance]) -> float:
     """
     weights = [distance.num_trigrams for distance in distances.values()]
     return float(np.average([distance.excess for distance in distances.values()], weights=weights)) if weights else 1.0
+
+
+def with_texts(dataset: Dataset, texts: Mapping[int, str]) -> Dataset:
+    """Returns the utterances of some rows, with these labels as their texts; memory holds them."""
+    rows = [dataset[row] for row in texts]
+    rows = [
+        row | {"text": text, "speaker": row.get("speaker") or UNNAMED}
+        for row, text in zip(rows, texts.values(), strict=True)
+    ]
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in FEATURES}, features=FEATURES)
 
 
 def misheard_speakers(distances: Mapping[Name, Distance]) -> dict[Name, float]:

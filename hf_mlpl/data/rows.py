@@ -152,6 +152,18 @@ def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
     )
 
 
+def choose_rows(dataset: Dataset, count: int, max_seconds: float) -> np.ndarray:
+    """Chooses at most `count` rows by hashes of their ids, in order, of utterances of at most `max_seconds`."""
+    rows, hashes = np.empty(0, np.int64), np.empty(0, np.uint64)  # of the smallest hashes so far
+    for first, block in with_offsets(blocks(dataset, ["id", "duration_seconds"])):
+        fitting = np.flatnonzero(block["duration_seconds"].to_numpy() <= max_seconds)
+        rows = np.append(rows, first + fitting)
+        hashes = np.append(hashes, id_hashes(block["id"].combine_chunks())[fitting])
+        kept = np.argsort(hashes, kind="stable")[:count]
+        rows, hashes = rows[kept], hashes[kept]
+    return np.sort(rows)
+
+
 def sorted_by_id(dataset: Dataset) -> Dataset:
     """Sorts rows by the bytes of their ids; memory holds the ids meanwhile."""
     ids = [chunk for block in blocks(dataset, ["id"]) for chunk in block["id"].chunks]

@@ -17,9 +17,10 @@ A file of results is a JSON object:
     empty           empty transcripts of the others
     language_confusions   {language: {predicted language: utterances}}; {} for a model that predicts none
     speed           how fast, and with what hardware; null where it was not measured
-    lm              {"name", "files": {language: path}, "lm_weight", "word_score", "beam_size"} of beam search with
-                    language models; missing for greedy transcripts
-    lm_weights      [{"lm_weight", "cer", "wer"}, ...], macro means of the weights that were tried, null for greedy
+    lm              {"name", "files": {language: path}, "lm_weight", "word_score", "beam_size", "blank_penalty"} of
+                    beam search with language models; missing for greedy transcripts
+    lm_trials       [{"lm_weight", "blank_penalty", "cer", "wer"}, ...], macro means of the searches that were tried,
+                    with nulls for greedy
 
 The scores of a language are
 

@@ -49,11 +49,17 @@ def _in_percent(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.1f}"
 
 
+def weights_of_search(lm: dict) -> str:
+    """Returns the weight of the language models in words, and the penalty of blanks, from `lm` of results."""
+    penalty = lm.get("blank_penalty")  # which older versions did not have
+    return f"weight {lm['lm_weight']:g}" + (f", blank penalty {penalty:g}" if penalty else "")
+
+
 def remarks_on(results: dict) -> list[str]:
     """Returns lines on results of `score`: language models, kinds of edits, empty transcripts, speakers, languages."""
     languages, lines = results["languages"], []
     if (lm := results.get("lm")) is not None:
-        lines.append(f"beam search with language models of {', '.join(lm['files'])}, weight {lm['lm_weight']:g}")
+        lines.append(f"beam search with language models of {', '.join(lm['files'])}, {weights_of_search(lm)}")
     for unit in ("characters", "words"):
         kinds = {kind: sum(scores["edits"][unit][kind] for scores in languages.values()) for kind in EDITS}
         total = sum(scores[unit] for scores in languages.values())

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import dropwhile, takewhile
@@ -60,7 +61,8 @@ class BeamHypothesis:
 class BeamSearchDecoder:
     """
     Finds the transcript with the best score: log P(labels | audio) + `lm_weight` log P(units | language model)
-    + `word_score` x number of words, with natural logarithms, and P(labels | audio) summed over label paths.
+    + `word_score` x number of words, with natural logarithms, and P(labels | audio) summed over label paths, each
+    multiplied by exp(-`blank_penalty`) for each of its frames with the blank.
 
     The units of a language model are words or characters. With words, a transcript has only those of the lexicon, by
     default all of the language model. With characters, the tokenizer's entries with `|` for a space, it can be any
@@ -77,6 +79,8 @@ class BeamSearchDecoder:
         lm_weight: weight of the language model; 0.5 is pyctcdecode's default. flashlight's `--lmweight`, which weights
             decimal logarithms, is 2.3 times as large.
         word_score: reward of each word, against the language model's preference for few words; needs words.
+        blank_penalty: nats that each blank costs, against the omission of labels by a weak model and by a language
+            model's preference for short texts; 1 or 2 help where letters are missing.
 
     Raises:
         ValueError: for a file that is not a language model or has none of the words or characters, for a lexicon
@@ -92,13 +96,16 @@ class BeamSearchDecoder:
         beam_size: int = 50,
         lm_weight: float = 0.5,
         word_score: float = 0.0,
+        blank_penalty: float = 0.0,
     ) -> None:
         if beam_size < 1:
             raise ValueError(f"beam_size is {beam_size}; it must be at least 1")
-        for name, value in {"lm_weight": lm_weight, "word_score": word_score}.items():
+        numbers = {"lm_weight": lm_weight, "word_score": word_score, "blank_penalty": blank_penalty}
+        for name, value in numbers.items():
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; it must be a finite number")
         self._tokenizer = tokenizer
+        self._penalties = self._penalties_with(blank_penalty)
         if lexicon is None and lm is not None:
             lexicon = _arpa_words(lm, tokenizer)
         options = {
@@ -122,6 +129,17 @@ class BeamSearchDecoder:
         # The label before the first frame is -1: a leading boundary would count as a repetition of a boundary there.
         options = search.LexiconFreeDecoderOptions(**options)
         self._new_search = partial(search.LexiconFreeDecoder, options, model, -1, tokenizer.blank_token_id, [])
+
+    def _penalties_with(self, blank_penalty: float) -> np.ndarray:
+        penalties = np.zeros(self._tokenizer.vocab_size, np.float32)  # of the classes
+        penalties[self._tokenizer.blank_token_id] = blank_penalty
+        return penalties
+
+    def with_blank_penalty(self, blank_penalty: float) -> BeamSearchDecoder:
+        """Returns the same decoder with another penalty; both share the language model."""
+        other = copy(self)
+        other._penalties = self._penalties_with(blank_penalty)
+        return other
 
     def _lexicon_search(
         self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]
@@ -159,7 +177,7 @@ class BeamSearchDecoder:
         return [self._decode(utterance[:length]) for utterance, length in zip(log_probs, lengths, strict=True)]
 
     def _decode(self, log_probs: torch.Tensor) -> BeamHypothesis:
-        emissions = torch.cat([log_probs, *self._end()])
+        emissions = torch.cat([log_probs - torch.from_numpy(self._penalties), *self._end()])
         best = self._new_search().decode(emissions.data_ptr(), *emissions.shape)[0]
         labels = torch.from_numpy(self._labels(best.tokens, best.words, len(log_probs)))
         decoded = self._tokenizer.decode(labels.tolist(), output_word_offsets=True)
@@ -184,7 +202,7 @@ class BeamSearchDecoder:
         finder, tokens, words, num_frames = self._new_search(), list[int](), list[int](), 0
         finder.decode_begin()
         for block in blocks:
-            block = np.ascontiguousarray(block)
+            block = np.ascontiguousarray(block - self._penalties)
             finder.decode_step(block.ctypes.data, *block.shape)
             num_frames += len(block)
             if (best := finder.get_best_hypothesis(LOOK_BACK)).tokens:

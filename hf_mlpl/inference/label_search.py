@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,12 @@ class SearchSettings:
     lm_weight: float = 0.5
     word_score: float = 0.0
     beam_size: int = 50
+    blank_penalty: float = 0.0
 
     def __str__(self) -> str:
         word_score = f"-s{self.word_score:g}" if self.word_score else ""
-        return f"w{self.lm_weight:g}{word_score}-b{self.beam_size}"
+        blank_penalty = f"-p{self.blank_penalty:g}" if self.blank_penalty else ""
+        return f"w{self.lm_weight:g}{word_score}{blank_penalty}-b{self.beam_size}"
 
 
 class LabelSearch:
@@ -56,6 +58,12 @@ class LabelSearch:
         self.decoders, self.num_classes, self.settings = decoders, num_classes, settings
         self.files, self.greedy = files, greedy
         self.name = f"lm-{_hash(files)}-{settings}"
+
+    def with_blank_penalty(self, blank_penalty: float) -> LabelSearch:
+        """Returns the same search with another penalty; both share the language models."""
+        decoders = {language: decoder.with_blank_penalty(blank_penalty) for language, decoder in self.decoders.items()}
+        settings = replace(self.settings, blank_penalty=blank_penalty)
+        return LabelSearch(decoders, self.num_classes, settings, self.files, self.greedy)
 
     @property
     def description(self) -> dict:
@@ -99,10 +107,7 @@ def load_search(
         )
     settings = settings or SearchSettings()
     files = _files(Path(lm), languages)
-    decoders = {
-        language: BeamSearchDecoder(tokenizer, path, None, settings.beam_size, settings.lm_weight, settings.word_score)
-        for language, path in files.items()
-    }
+    decoders = {language: BeamSearchDecoder(tokenizer, path, **asdict(settings)) for language, path in files.items()}
     return LabelSearch(decoders, tokenizer.vocab_size, settings, files, sorted(set(languages) - set(files)))
 
 

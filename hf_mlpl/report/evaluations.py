@@ -20,6 +20,7 @@ from ..evaluation.differences import ScoredRun
 from ..evaluation.hypotheses import COUNTS, hypotheses_path, of_language, read_hypotheses
 from ..evaluation.intervals import FEWEST_SAMPLED, interval, macro_rates, resampled_rates
 from ..evaluation.results import interval_of, rate_of, read_results
+from ..evaluation.tables import weights_of_search
 from ..sharing.run_files import data_title
 
 WORST = 20  # utterances of a language
@@ -62,7 +63,7 @@ class Evaluation(ScoredRun):
     def search(self) -> str:
         """Says how the transcripts were found, where that is not greedily."""
         lm = self.results.get("lm")
-        return "" if lm is None else f"beam search with language models of weight {lm['lm_weight']:g}"
+        return "" if lm is None else f"beam search with language models, {weights_of_search(lm)}"
 
     @cached_property
     def samples(self) -> dict[str, dict[str, np.ndarray]]:
@@ -164,7 +165,10 @@ def _search_options(results: dict) -> list[str]:
     of_folder = Path(name).stem == language  # as in a folder with one for each language
     lm, settings = os.fspath(Path(name).parent) if of_folder else name, results["lm"]
     options = ["--lm", lm, "--lm-weight", f"{settings['lm_weight']:g}", "--beam-size", str(settings["beam_size"])]
-    return [*options, "--word-score", f"{settings['word_score']:g}"] if settings["word_score"] else options
+    for name in ("word_score", "blank_penalty"):
+        if value := settings.get(name):
+            options += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    return options
 
 
 def by_turns(rows: Sequence[Sequence]) -> Iterator:

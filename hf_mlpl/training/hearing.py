@@ -19,17 +19,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..data.batches import SpeechBatches
-from ..data.letter_statistics import TrigramShares, mean_excess
-from ..data.rows import durations_of
+from ..data.letter_statistics import TrigramShares, mean_excess, with_texts
+from ..data.rows import choose_rows, durations_of
 from ..data.speaker_spectra import SpeakerSpectra
-from ..data.utterances import FEATURES
 from ..main_process import on_main_process
-from .label_probe import FEWEST_PROBED, Sample, choose_rows
+from .label_probe import FEWEST_PROBED, Sample
 
 MOST_SAMPLED, MOST_SECONDS = 400, 600.0  # each is labelled in four ways, which takes seconds with a small model
 SNR = 15.0  # decibels, near the middle of `waveform_augment`
 LEAST_GAIN = 0.01  # of the distance, below which chance may decide, and speech stays as it is
-UNNAMED = "unnamed"  # speakers, whose labels are compared with transcripts together
 
 
 class Hearing(NamedTuple):
@@ -83,7 +81,7 @@ def choose_hearing(
         hear(accelerator, hearing, unlabelled, labelled)
         spectra[hearing] = unlabelled.match
         texts = {row: label.text for row, label in sample.label(accelerator, teacher).items()}
-        labels[hearing] = _labels(unlabelled.dataset, texts)
+        labels[hearing] = with_texts(unlabelled.dataset, texts)
     distances = on_main_process(accelerator, lambda: _distances(labels, labelled.dataset))
     nearest = min(hearings, key=distances.__getitem__)  # the first of several
     if distances[hearings[0]] - distances[nearest] < LEAST_GAIN:
@@ -98,13 +96,3 @@ def choose_hearing(
 def _distances(labels: dict[Hearing, Dataset], transcripts: Dataset) -> dict[Hearing, float]:
     shares = TrigramShares(transcripts)
     return {hearing: mean_excess(shares.distances(own)) for hearing, own in labels.items()}
-
-
-def _labels(dataset: Dataset, texts: dict[int, str]) -> Dataset:
-    """Returns the utterances of some rows, with these labels as their texts."""
-    rows = [dataset[row] for row in texts]
-    rows = [
-        row | {"text": text, "speaker": row.get("speaker") or UNNAMED}
-        for row, text in zip(rows, texts.values(), strict=True)
-    ]
-    return Dataset.from_list([{name: row.get(name) for name in FEATURES} for row in rows], features=FEATURES)

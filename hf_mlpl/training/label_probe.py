@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
-from datasets import Dataset
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..atomic import write_json
 from ..data.batches import SpeechBatches, plan_batches
-from ..data.rows import blocks, durations_of, id_hashes, with_offsets
+from ..data.rows import choose_rows, durations_of
 from ..evaluation.error_rate import count_edits, fraction
 from ..evaluation.intervals import FEWEST_SAMPLED, interval, rates_of_sums, resampled_sums
 from ..inference.decoding import Hypothesis, decode_batch
@@ -72,18 +71,6 @@ class Sample:
         teacher.train(was_training)
         found = {hypothesis.row: hypothesis for hypothesis in gather_object(hypotheses)}
         return {row: found[row] for row in self.rows if row in found}
-
-
-def choose_rows(dataset: Dataset, count: int, max_seconds: float) -> np.ndarray:
-    """Chooses at most `count` rows by hashes of their ids, in order, of utterances of at most `max_seconds`."""
-    rows, hashes = np.empty(0, np.int64), np.empty(0, np.uint64)  # of the smallest hashes so far
-    for first, block in with_offsets(blocks(dataset, ["id", "duration_seconds"])):
-        fitting = np.flatnonzero(block["duration_seconds"].to_numpy() <= max_seconds)
-        rows = np.append(rows, first + fitting)
-        hashes = np.append(hashes, id_hashes(block["id"].combine_chunks())[fitting])
-        kept = np.argsort(hashes, kind="stable")[:count]
-        rows, hashes = rows[kept], hashes[kept]
-    return np.sort(rows)
 
 
 def plan_probes(config: TrainingConfig, mean_seconds: float) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from hf_mlpl.data.letter_statistics import (
     mean_excess,
     misheard_speakers,
     vote_weights,
+    with_texts,
 )
 from hf_mlpl.data.selection import DROPPED
 from hf_mlpl.labels.schema import LABEL_FEATURES
@@ -176,3 +177,11 @@ def test_the_mean_excess_weighs_speakers_by_their_trigrams():
     distances = {("en", "ann"): Distance(0.5, 300, 0.1), ("sl", "ben"): Distance(0.3, 100, 0.2)}
     assert mean_excess(distances) == pytest.approx((300 * 0.4 + 100 * 0.1) / 400)
     assert mean_excess({}) == 1.0  # as far as nothing else
+
+
+def test_labels_of_a_sample_are_texts_of_its_speakers():
+    speech = made(["x", "y", "z"], ["sl"] * 3, ["anna", None, "ben"])
+    labels = with_texts(speech, {2: "ena", 1: "dve"})
+    assert labels["id"][:] == [speech["id"][2], speech["id"][1]] and labels["text"][:] == ["ena", "dve"]
+    assert labels["speaker"][:] == ["ben", "unnamed"]
+    assert mean_excess(TrigramShares(speech).distances(with_texts(speech, {}))) == 1  # where none can be read

@@ -127,14 +127,14 @@ def short_words(seed: int) -> torch.Tensor:
 
 
 @lru_cache
-def sums_over_paths(seed: int) -> dict[str, float]:
+def sums_over_paths(seed: int, blank_penalty: float = 0.0) -> dict[str, float]:
     """Sums the probability of each label sequence without blanks over all paths in `short_words(seed)`."""
-    log_probs = short_words(seed)[0].double().log_softmax(-1).numpy()
+    log_probs = short_words(seed)[0].double().log_softmax(-1).numpy() - [0, 0, 0, blank_penalty]
     sums = defaultdict(float)
     for path in itertools.product(range(4), repeat=7):
         labels = "".join("|ab"[label] for label, _ in itertools.groupby(path) if label != 3)
         sums[labels] += math.exp(log_probs[range(7), path].sum())
-    assert math.fsum(sums.values()) == pytest.approx(1)
+    assert blank_penalty or math.fsum(sums.values()) == pytest.approx(1)
     return sums
 
 
@@ -169,6 +169,29 @@ def test_without_a_language_model_it_finds_the_likeliest_labels(tokenizer, seed)
     assert found.text == " ".join(labels.replace("|", " ").split())
     assert found.score == pytest.approx(math.log(sums[labels]), abs=1e-4)
     assert "".join("|ab"[label] for label, _ in itertools.groupby(found.labels.tolist()) if label != 3) == labels
+
+
+@pytest.mark.parametrize("blank_penalty", [-1.0, 2.0, 20.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_blank_costs_the_penalty(tokenizer, seed, blank_penalty):
+    sums = sums_over_paths(seed, blank_penalty)
+    labels = max(sums, key=sums.get)
+    decoder = BeamSearchDecoder(tokenizer, beam_size=1000, blank_penalty=blank_penalty)
+    (found,) = decoder.decode(short_words(seed))
+    assert found.text == " ".join(labels.replace("|", " ").split())
+    assert found.score == pytest.approx(math.log(sums[labels]), abs=1e-4)
+    log_probs = short_words(seed)[0].log_softmax(-1)
+    assert decoder.find_path([log_probs.numpy()]).tolist() == found.labels.tolist()
+    assert torch.equal(found.log_probs, log_probs.gather(1, found.labels[:, None])[:, 0])  # of the model alone
+    (without,) = decoder.with_blank_penalty(0.0).decode(short_words(seed))
+    assert without.score == BeamSearchDecoder(tokenizer, beam_size=1000).decode(short_words(seed))[0].score
+    assert decoder.decode(short_words(seed))[0].score == found.score
+
+
+def test_a_penalty_brings_back_a_letter(tokenizer):
+    logits = logits_of(tokenizer, "a.9", "_.8b.2", "_.9", "a.9")
+    texts = [BeamSearchDecoder(tokenizer, blank_penalty=penalty).decode(logits)[0].text for penalty in (0, 2)]
+    assert texts == ["aa", "aba"]
 
 
 def test_paths_are_summed(tokenizer):
@@ -210,7 +233,7 @@ def test_a_language_model_of_characters(tokenizer, tmp_path, seed, lm_weight):
     assert found.score == pytest.approx(scores[labels], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lm_weight", "word_score"])
+@pytest.mark.parametrize("name", ["lm_weight", "word_score", "blank_penalty"])
 def test_weights_are_finite(tokenizer, name):
     with pytest.raises(ValueError, match=f"{name} is nan; it must be a finite number"):
         BeamSearchDecoder(tokenizer, lexicon=["aba"], **{name: math.nan})
@@ -596,7 +619,9 @@ def test_transcribe_refuses_files_that_are_not_language_models(transcribe, tmp_p
     for options in (["--lm-weight", 1], ["--lexicon", text, "--lm-weight", 1], ["--beam-size", 5]):
         with pytest.raises(SystemExit):
             transcribe(*options)
-        assert "--lm-weight is for --lm; --word-score and --beam-size are for" in capsys.readouterr().err
+        assert (
+            "--lm-weight is for --lm; --word-score, --beam-size and --blank-penalty are for" in capsys.readouterr().err
+        )
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
     monkeypatch.delitem(sys.modules, "hf_mlpl.inference.beam_search")
     assert transcribe("--lm", text)[2] == (

@@ -125,7 +125,7 @@ def test_batches_and_workers_change_nothing(folder, tokenizer, recognizer, datas
 def test_long_utterances_are_searched_block_by_block(folder, tokenizer, units, monkeypatch):
     """Looks back at 90 frames, of blocks of 40 and 100, and finds what a search of all frames together finds."""
     monkeypatch.setattr(beam_search, "LOOK_BACK", 90)
-    search = load_search(folder / units, tokenizer, ["sl"])
+    search = load_search(folder / units, tokenizer, ["sl"], SearchSettings(blank_penalty=1.5))
     for seed, block in itertools.product(range(6), (40, 100)):
         monkeypatch.setattr(label_search, "BLOCK", block)
         logits = 4 * torch.randn(1, 330 + 10 * seed, 8, generator=torch.Generator().manual_seed(seed))
@@ -172,6 +172,9 @@ def test_the_name_of_a_search_is_that_of_files_and_settings(folder, tokenizer, t
     names = {name(characters), name(words), name(characters, lm_weight=0.4), name(characters, beam_size=10)}
     assert len({*names, name(words, word_score=1.0)}) == 5
     assert name(words, word_score=1.0).endswith("-w0.5-s1-b50")
+    penalized = load_search(words, tokenizer, ["sl"]).with_blank_penalty(1.5)
+    assert penalized.name == name(words, blank_penalty=1.5) and penalized.name.endswith("-w0.5-p1.5-b50")
+    assert penalized.description["blank_penalty"] == 1.5
     (tmp_path / "de.arpa").write_bytes((characters / "sl.arpa").read_bytes())
     assert name(tmp_path, ["de", "sl"]) != name(tmp_path) == name(tmp_path, ["sl", "nl"])
     assert load_search(tmp_path, tokenizer, ["sl", "nl"]).greedy == ["nl"]

@@ -6,8 +6,9 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from hf_mlpl.cli.evaluate import _try_weights
+from hf_mlpl.cli.evaluate import _try_searches
 from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.evaluation.hypotheses import read_hypotheses
@@ -98,17 +99,18 @@ def test_evaluation_tries_weights_and_keeps_the_best(tone_run, tone_data, lm, tm
         out = capsys.readouterr().out
         assert "greedy, because --lm has no language model of them: de\n" in out
         results = json.loads((tmp_path / "dev.json").read_text())
-        tried = results["lm_weights"]
+        tried = results["lm_trials"]
         assert [trial["lm_weight"] for trial in tried] == [None, 0.3, 1.5, 40]
+        assert [trial["blank_penalty"] for trial in tried] == [None, 0, 0, 0]
         best = min(tried[1:], key=lambda trial: trial["cer"])
         assert (results["macro"]["cer"], results["lm"]["lm_weight"]) == (best["cer"], best["lm_weight"])
         assert f"\nbeam search with language models of sv-SE, weight {best['lm_weight']:g}\n" in out
         assert tried[3]["cer"] > best["cer"]  # with such a weight, the sound does not matter
-        assert re.search(r"lm weight +CER +WER\ngreedy +\d", out)
+        assert re.search(r"lm weight +blank penalty +CER +WER\ngreedy +\d", out)
         assert ("leave --lm out" in out) == (tried[0]["cer"] <= best["cer"])
         assert run_command("evaluate_model.py", *command, "--lm-weight", 1.5, "--output", tmp_path / "one.json") == 0
         one = json.loads((tmp_path / "one.json").read_text())
-        assert "lm_weights" not in one and one["macro"]["cer"] == tried[2]["cer"]
+        assert "lm_trials" not in one and one["macro"]["cer"] == tried[2]["cer"]
         (tmp_path / "one.hypotheses.parquet").rename(tmp_path / "away.hypotheses.parquet")
         again = read_evaluation(tmp_path / "one.json").command
         (tmp_path / "away.hypotheses.parquet").rename(tmp_path / "one.hypotheses.parquet")
@@ -122,6 +124,28 @@ def test_evaluation_tries_weights_and_keeps_the_best(tone_run, tone_data, lm, tm
             assert with_lm["language"] == "sv-SE" or with_lm["hypothesis"] == without["hypothesis"]
     finally:
         (lm / "de.arpa.away").rename(lm / "de.arpa")
+
+
+def test_evaluation_tries_each_weight_with_each_penalty(tone_run, tone_data, lm, tmp_path, capsys):
+    command = ["--model", tone_run / "model", "--data", tone_data / "dev.parquet", "--num-workers", 0, "--lm", lm]
+    several = [*command, "--lm-weight", 40, 0.3, "--blank-penalty", 1, 0]
+    assert run_command("evaluate_model.py", *several, "--output", tmp_path / "dev.json") == 0
+    out, results = capsys.readouterr().out, json.loads((tmp_path / "dev.json").read_text())
+    tried = results["lm_trials"][1:]
+    assert [(trial["lm_weight"], trial["blank_penalty"]) for trial in tried] == [(40, 1), (40, 0), (0.3, 1), (0.3, 0)]
+    best = min(tried, key=lambda trial: trial["cer"])
+    assert best["cer"] < max(trial["cer"] for trial in tried)
+    assert {name: results["lm"][name] for name in ("lm_weight", "blank_penalty")} == {
+        name: best[name] for name in ("lm_weight", "blank_penalty")
+    }
+    assert f", weight {best['lm_weight']:g}, blank penalty {best['blank_penalty']:g}\n" in out
+    one = ["--lm-weight", 0.3, "--blank-penalty", 1, "--output", tmp_path / "one.json"]
+    assert run_command("evaluate_model.py", *command, *one) == 0
+    assert json.loads((tmp_path / "one.json").read_text())["macro"]["cer"] == tried[2]["cer"]
+    (tmp_path / "one.hypotheses.parquet").unlink()
+    assert (
+        " --lm-weight 0.3 --beam-size 50 --blank-penalty 1 --output " in read_evaluation(tmp_path / "one.json").command
+    )
 
 
 def test_what_cannot_work_is_an_error_before_the_job_begins(tone_run, tone_data, lm, tmp_path, capsys, monkeypatch):
@@ -155,6 +179,23 @@ def test_options_without_a_language_model(tone_run, tone_data, tmp_path, capsys)
     assert "--beam-size is for --lm" in capsys.readouterr().err
 
 
+def test_labels_after_slimipl_choose_their_penalty_by_the_transcripts(tone_data, lm, tmp_path, capsys):
+    settings = yaml.safe_load((tone_data / "tones.yaml").read_text())
+    settings |= {"unlabelled": [str(tone_data / "unlabelled.parquet")], "slimipl": {"start_update": 1}}
+    settings |= {"output_dir": str(tmp_path / "{language}")}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    command = ["language_finetune.py", tmp_path / "settings.yaml", "--labels", tmp_path / "labels", "--list"]
+    assert run_command(*command, "--lm", lm) == 0
+    transcripts = f"--transcripts {tone_data / 'train.parquet'}"
+    assert capsys.readouterr().out.endswith(f" --lm {lm} {transcripts}\n")
+    assert run_command(*command, "--lm", lm, "--lm-weight", 0.8, "--blank-penalty", 0) == 0
+    assert capsys.readouterr().out.endswith(f" --lm {lm} --lm-weight 0.8 --blank-penalty 0\n")
+    with pytest.raises(SystemExit):
+        run_command(*command, "--blank-penalty", 1)
+    assert "--lm-weight and --blank-penalty are for --lm" in capsys.readouterr().err
+
+
 def test_no_weight_is_chosen_without_an_error_rate():
     with pytest.raises(ValueError, match=r"no reference has a letter, .*; give one --lm-weight"):
-        _try_weights(lambda weight: {"macro": {"cer": None, "wer": None}}, [0.2, 0.4], is_shown=False)
+        trials = [SearchSettings(0.2), SearchSettings(0.4)]
+        _try_searches(lambda trial: {"macro": {"cer": None, "wer": None}}, trials, is_shown=False)

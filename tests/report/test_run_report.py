@@ -306,7 +306,7 @@ def test_pages_say_which_results_are_of_beam_search(tmp_path, no_pictures):
     lm = {"name": "lm-0123456789ab-w0.8-b50", "files": {"sl": "sl.arpa"}, "lm_weight": 0.8, "word_score": 0.0}
     results = json.loads(searched.read_text()) | {"lm": lm | {"beam_size": 50}}
     searched.write_text(json.dumps(results))
-    line = "beam search with language models of weight 0.8"
+    line = "beam search with language models, weight 0.8"
     assert Page(run_report(searched)).text.count(line) == 2 and line not in Page(run_report(greedy)).text
     assert f"Not all transcripts are greedy. searched: {line}." in Page(comparison_report([greedy, searched])).text
     assert line not in Page(comparison_report([greedy, other])).text

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.data.rows import choose_rows
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.inference.decoding import transcribe
 from hf_mlpl.report.run_folder import read_runs
 from hf_mlpl.sharing.model_card import model_card
 from hf_mlpl.training import label_probe
-from hf_mlpl.training.label_probe import LabelProbes, agreement, choose_rows, length_change, plan_probes
+from hf_mlpl.training.label_probe import LabelProbes, agreement, length_change, plan_probes
 from hf_mlpl.training.loop import train
 from hf_mlpl.training.resume import STATE_FILES
 from hf_mlpl.training.run_pusher import STATE
