@@ -66,11 +66,14 @@ def add_inference_arguments(parser: argparse.ArgumentParser, *default_dtype: str
     parser.add_argument("--num-workers", type=int, help="processes that decode audio; default: up to 8, on a CPU none")
 
 
-def add_search_arguments(parser: argparse.ArgumentParser, with_trials: bool = False) -> None:
+def add_search_arguments(
+    parser: argparse.ArgumentParser, with_trials: bool = False, default_penalty: str = "0"
+) -> None:
     """Adds the options of beam search over a whole data set.
 
     Args:
         with_trials: whether `--lm-weight` and `--blank-penalty` may be several, which are tried.
+        default_penalty: says what `--blank-penalty` is by default.
     """
     several, best = ("+", "of several, the best by CER is used; ") if with_trials else (None, "")
     group = parser.add_argument_group("beam search with a language model (needs the extra lm)")
@@ -92,7 +95,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, with_trials: bool = Fa
         type=finite,
         nargs=several,
         metavar="NATS",
-        help=f"cost of each blank, against missing letters, such as 1 or 2; {best}default: 0",
+        help=f"cost of each blank, against missing letters, such as 1 or 2; {best}default: {default_penalty}",
     )
     group.add_argument("--word-score", type=finite, help="reward for each word, with a model of words; default: 0")
     group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")

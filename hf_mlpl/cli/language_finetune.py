@@ -21,8 +21,7 @@ Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds
 chose their teachers.
 
 With --lm the labels are found by beam search, with a language model of the transcripts (`hf-mlpl build-lm`), as
-`hf-mlpl pseudo-label --lm --transcripts` does: the transcripts that the model has learned from choose the penalty on
-blanks, unless --blank-penalty names it. slimIPL itself decodes greedily:
+`hf-mlpl pseudo-label --lm` does; slimIPL itself decodes greedily:
 
     hf-mlpl build-lm runs/demo/data/train.parquet --output runs/demo/lm
     hf-mlpl language-finetune recipes/demo/language_finetune.yaml --labels runs/demo/labels --lm runs/demo/lm
@@ -39,6 +38,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lm-weight", type=finite, metavar="W", help="its weight; default: that of `pseudo-label`")
     parser.add_argument(
-        "--blank-penalty", type=finite, metavar="NATS", help="cost of each blank, with --lm; default: it is chosen"
+        "--blank-penalty", type=finite, metavar="NATS", help="cost of each blank; default: as --lm-weight"
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_allow_collapsed_argument(parser)
@@ -266,13 +266,13 @@ def _training(language: str, options: argparse.Namespace) -> list[list[str]]:
     return [[*_launch(options), "train", options.config, *settings]]
 
 
-def _search(options: argparse.Namespace, config: TrainingConfig) -> list[str]:
-    if not options.lm:
-        return []
-    weight = [] if options.lm_weight is None else ["--lm-weight", f"{options.lm_weight:g}"]
-    if options.blank_penalty is None:
-        return ["--lm", options.lm, *weight, "--transcripts", *config.train]
-    return ["--lm", options.lm, *weight, "--blank-penalty", f"{options.blank_penalty:g}"]
+def _search(options: argparse.Namespace) -> list[str]:
+    """Returns the options of `pseudo-label` for beam search."""
+    given = {"--lm": options.lm, "--lm-weight": options.lm_weight, "--blank-penalty": options.blank_penalty}
+    words = {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in given.items() if value is not None
+    }
+    return list(chain.from_iterable(words.items()))
 
 
 def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:
@@ -283,7 +283,7 @@ def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:
     if not _is_labelled(labels):
         data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]
         model = ["--model", _choice(language, options).model]
-        label = ["pseudo-label", *model, *data, *_dtype(config), *_search(options, config), *allow_collapsed]
+        label = ["pseudo-label", *model, *data, *_dtype(config), *_search(options), *allow_collapsed]
         commands.append([*_launch(options), *label])
     if options.push_to_hub:
         private = ["--private"] if config.hub_private_repo else []

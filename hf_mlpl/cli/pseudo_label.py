@@ -18,8 +18,8 @@ A language model of the training texts may make better labels (docs/decoding.md 
 
 The labels of each language are then found by beam search with lm/LANGUAGE.arpa, and their `source` names the language
 models and the settings: labels of others need another folder. The labels of a weak teacher lack letters, and with a
-language model they lack more. --blank-penalty 2 brings letters back. --transcripts data/train.parquet chooses the
-penalty, 0 to 4, by which the letters of labels are most like those of transcripts, on ten minutes of the speech.
+language model they lack more, until each blank costs something: --blank-penalty, 0 to 4, is as large as it can be
+without labels that are longer than the teacher expects, on five minutes of the speech, unless you name it.
 
 Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the same command again tries them
 again. If most of them cannot be read, or if the labels have collapsed, which means that nearly all are empty or the
@@ -69,10 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "that of the labels begun in --output, else bfloat16 on a GPU that has it and float32 elsewhere",
     )
-    add_search_arguments(parser)
-    parser.add_argument(
-        "--transcripts", nargs="+", help="utterance files with texts of people, by which --blank-penalty is chosen"
-    )
+    add_search_arguments(parser, default_penalty="the largest with which labels are not longer than expected")
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_push_arguments(parser)
 
@@ -99,7 +96,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.sources import sources_of
     from ..data.collapse import NOT_LEARNED, collapse_line
     from ..data.summary import languages_in
-    from ..data.utterances import read_utterances
     from ..labels.blank_penalty import with_chosen_penalty
     from ..labels.filters import DEFAULT_FILTERS, read_filters
     from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
@@ -110,8 +106,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     options.output = output_path(options.output)
     check_search(options, parser)
-    if options.transcripts and (options.lm is None or options.blank_penalty is not None):
-        parser.error("--transcripts chooses the blank penalty of --lm; give it with --lm, without --blank-penalty")
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     options.dtype = options.dtype or _default_dtype(options.output)
     accelerator, dataset, model, processor, revision = start_inference(options)
@@ -122,11 +116,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         search = load_search(options.lm, processor.tokenizer, languages_in(dataset), *search_trials(options))
         if accelerator.is_main_process and (line := greedy_line(search)):
             print(line)
-        if options.transcripts:
-            speech = dataset, read_utterances(options.transcripts)
-            search = with_chosen_penalty(
-                search, accelerator, model, processor, *speech, options.output, revision, *batching
-            )
+        if options.blank_penalty is None:
+            job = processor, dataset, options.output, revision
+            search = with_chosen_penalty(search, accelerator, model, *job, *batching)
     summary = pseudo_label(
         accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data), search
     )

@@ -58,6 +58,7 @@ class Hypothesis:
             text: blanks do not dilute it. None for a model that generates text.
         length_ratio: number of labels of the text, divided by the number that the posteriors expect: below 1, letters
             are probably missing. None for a model that generates text.
+        expected_labels: number of labels that the posteriors expect; 0 for a model that generates text.
         blank_ratio: share of the output frames in which the path has the blank; None for a model that generates text.
         language_probability: of the utterance's own language; None where the model does not know that language.
         no_speech_probability: of the piece where it is highest; None for a model that has none.
@@ -74,6 +75,7 @@ class Hypothesis:
     mean_log_prob: float = 0.0
     letter_log_prob: float | None = None
     length_ratio: float | None = None
+    expected_labels: float = 0.0
     lowest_word_confidence: float | None = None
     blank_ratio: float | None = 0.0
     language_probability: float | None = None
@@ -400,6 +402,7 @@ def _make_hypothesis(ctc: CtcInterface, row: int, language_id: int, paths: list[
         mean_log_prob=float(log_probs.mean()),
         letter_log_prob=float(log_probs.sum(dtype=np.float64)) / max(num_labels, 1),
         length_ratio=num_labels / max(expected, FEWEST_EXPECTED),
+        expected_labels=expected,
         lowest_word_confidence=float(np.exp(min(words))) if words else None,
         blank_ratio=float((labels == ctc.blank_id).mean()),
         language_probability=language_probability,

@@ -1,13 +1,14 @@
-"""Chooses what a blank costs in the beam search of labels: by the letters of the labels, without a reference.
+"""Chooses what a blank costs in the beam search of labels, so that they are as long as the teacher expects.
 
-A weak teacher leaves letters out, and a language model prefers short texts, so that most errors of labels may be
-letters that are missing. A penalty on the blank brings them back. How large it should be depends on the teacher and on
-the speech: a sample is labelled with each, and the one whose labels are nearest to transcripts is taken.
+The likeliest text of a weak teacher is too short: where it is unsure of a letter, the blank is likelier than each
+letter. A language model, which prefers short texts, leaves out more of them. How many letters there are in all is less
+doubtful: the posteriors expect nearly as many as people have written, though they do not say where. Labels of a sample
+are made with larger and larger penalties, as long as they do not have more letters than that. It takes no reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +18,17 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..data.letter_statistics import TrigramShares, mean_excess, with_texts
 from ..data.rows import choose_rows, durations_of, filter_rows, select_rows
-from ..inference.decoding import transcribe
+from ..inference.decoding import Hypothesis, transcribe
 from ..inference.label_search import LabelSearch
 from ..main_process import on_main_process
 from ..remote_path import AnyPath
 from .folder import begun_job
 
 PENALTIES = (0.0, 1.0, 2.0, 3.0, 4.0)  # nats
-MOST_SAMPLED, MOST_SECONDS = 400, 600.0  # with a small model a penalty takes a minute
+MOST_SAMPLED, MOST_SECONDS = 200, 300.0  # of a few utterances, the sum of letters is known within a hundredth
 LONGEST_SECONDS = 35.0  # of an utterance of the sample
-TOLERANCE = 0.002  # of the distance: what is nearer by less may be nearer by chance
+LEAST_GAIN = 0.01  # of the expected letters; a sure teacher's labels do not change with the penalty
 
 
 def with_chosen_penalty(
@@ -37,7 +37,6 @@ def with_chosen_penalty(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     dataset: Dataset,
-    transcripts: Dataset,
     folder: AnyPath,
     teacher: str,
     max_batch_seconds: float | None = None,
@@ -49,11 +48,7 @@ def with_chosen_penalty(
 
     Args:
         model, processor, dataset, teacher, max_batch_seconds, num_workers: of `pseudo_label`.
-        transcripts: utterances with texts of people, in a language of the data set at least.
         folder: of the labels.
-
-    Raises:
-        ValueError: where no language with a language model has transcripts.
     """
     searches = {penalty: search.with_blank_penalty(penalty) for penalty in PENALTIES}
     begun = begun_job(folder).get("teacher")
@@ -62,57 +57,47 @@ def with_chosen_penalty(
             return each
     model = accelerator.unwrap_model(model)
 
-    def label(sample: Dataset, penalty: float) -> dict[int, str]:
-        batching = max_batch_seconds, num_workers
-        hypotheses = transcribe(model, processor, sample, *batching, search=searches[penalty])
-        return {each.row: each.text for each in hypotheses if not each.error}
+    def label(sample: Dataset, penalty: float) -> Iterable[Hypothesis]:
+        return transcribe(model, processor, sample, max_batch_seconds, num_workers, search=searches[penalty])
 
     def choose() -> float:
-        distances = penalty_distances(label, dataset, transcripts, sorted(search.decoders))
-        chosen = chosen_penalty(distances)
-        line = ", ".join(f"{penalty:g} {distance:.3f}" for penalty, distance in distances.items())
-        tqdm.write(f"blank penalty {chosen:g}; distances of labels from transcripts: {line}")
+        ratios = length_ratios(label, dataset, sorted(search.decoders))
+        chosen = chosen_penalty(ratios)
+        line = ", ".join(f"{penalty:g} {ratio:.2f}" for penalty, ratio in ratios.items())
+        tqdm.write(f"blank penalty {chosen:g}; letters of labels, divided by those that the teacher expects: {line}")
         return chosen
 
     return searches[on_main_process(accelerator, choose)]
 
 
-def penalty_distances(
-    label: Callable[[Dataset, float], dict[int, str]], dataset: Dataset, transcripts: Dataset, languages: list[str]
+def length_ratios(
+    label: Callable[[Dataset, float], Iterable[Hypothesis]], dataset: Dataset, languages: list[str]
 ) -> dict[float, float]:
-    """Returns how far labels of a sample with each penalty are from transcripts.
+    """Returns the letters of labels of a sample, divided by those that the posteriors expect, by penalty.
 
-    The distance is that of [`~letter_statistics.mean_excess`], of all speakers of a language together, because few
-    utterances of one say little.
+    After a penalty with which there are more letters than expected, or hardly more than before, none is tried.
 
     Args:
-        label: returns the texts of utterances, by row, for a penalty; without those that cannot be read.
+        label: labels utterances with a penalty.
         languages: of the utterances that have a language model.
-
-    Raises:
-        ValueError: where none of them has transcripts.
     """
-    if not len(transcripts := _in_languages(transcripts, languages)):
-        raise ValueError(
-            f"no transcripts are in {', '.join(languages)}, the languages of the utterances with a language model; "
-            "name the penalty with --blank-penalty, or other files"
-        )
-    shares = TrigramShares(transcripts)
-    dataset = _in_languages(dataset, list(shares.shares))
-    count = int(np.clip(MOST_SECONDS / float(durations_of(dataset).mean()), 1, MOST_SAMPLED))
-    sample = select_rows(dataset, choose_rows(dataset, count, LONGEST_SECONDS))
-    anonymous = sample.remove_columns("speaker")
-    return {
-        penalty: mean_excess(shares.distances(with_texts(anonymous, label(sample, penalty))))
-        for penalty in tqdm(PENALTIES, "blank penalties", leave=False)
-    }
-
-
-def chosen_penalty(distances: dict[float, float]) -> float:
-    """Returns the smallest penalty whose distance is hardly more than the least one."""
-    return min(penalty for penalty, distance in distances.items() if distance <= min(distances.values()) + TOLERANCE)
-
-
-def _in_languages(dataset: Dataset, languages: list[str]) -> Dataset:
     names = pa.array(languages, pa.string())
-    return filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], names).to_numpy())
+    dataset = filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], names).to_numpy())
+    count = int(np.clip(MOST_SECONDS / float(durations_of(dataset).mean()), 1, MOST_SAMPLED)) if len(dataset) else 0
+    sample = select_rows(dataset, choose_rows(dataset, count, LONGEST_SECONDS))
+    ratios = dict[float, float]()
+    for penalty in tqdm(PENALTIES, "blank penalties", leave=False):
+        found = [each for each in label(sample, penalty) if each.length_ratio is not None]
+        expected = sum(each.expected_labels for each in found)
+        ratios[penalty] = sum(each.length_ratio * each.expected_labels for each in found) / expected if expected else 1
+        if chosen_penalty(ratios) != penalty:
+            break
+    return ratios
+
+
+def chosen_penalty(ratios: dict[float, float]) -> float:
+    """Returns the last penalty, or the one before it where the last one makes too many letters, or hardly more."""
+    *others, last = ratios
+    if others and (ratios[last] > 1 or ratios[last] - ratios[others[-1]] < LEAST_GAIN):
+        return others[-1]
+    return last

@@ -1,76 +1,82 @@
-"""Tests the choice of the blank penalty: against plain dictionaries, and with a teacher that leaves letters out."""
+"""Tests the choice of the blank penalty, also with a teacher whose labels lack letters."""
 
 import re
 import shutil
+from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from hf_mlpl import MlplForCTC
-from hf_mlpl.data.letter_statistics import TrigramShares
+from hf_mlpl.data.utterances import FEATURES
+from hf_mlpl.inference.decoding import Hypothesis
 
 from ..commands import run_command
-from ..data.test_letter_statistics import made
 from ..ranks import run_on_two
 
 pytest.importorskip("flashlight.lib.text", reason="needs the extra lm")
 from hf_mlpl.labels import blank_penalty  # noqa: E402
-from hf_mlpl.labels.blank_penalty import chosen_penalty, penalty_distances  # noqa: E402
-
-TRANSCRIPTS = made(["ena dve tri", "dve ena", "štiri"] * 9, ["sl"] * 27, ["anna"] * 27)
-LABELS = {0: "en d ti", 1: "ena dve t", 2: "ena dve tri", 3: "enaa dvee tri", 4: "eenaa dvvee trii"}
+from hf_mlpl.labels.blank_penalty import chosen_penalty, length_ratios  # noqa: E402
 
 
-def utterances(language: str, *seconds: float) -> Dataset:
-    count = len(seconds)
-    speech = made([None] * count, [language] * count, ["cene", "dana", None] * (count // 3))
-    columns = {"id": [f"{language}{n}" for n in range(count)], "duration_seconds": list(seconds)}
-    return Dataset.from_dict(speech.to_dict() | columns, features=speech.features)
+def utterances(*seconds: float, language: str = "sl") -> Dataset:
+    row = dict.fromkeys(FEATURES) | {"language": language}
+    rows = [row | {"id": f"u{n}", "duration_seconds": duration} for n, duration in enumerate(seconds)]
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
 
 
-def test_distances_are_those_of_all_speakers_together():
-    """Needs no text of the utterances, and leaves out those that cannot be read and those of other languages."""
-    speech = concatenate_datasets([utterances("sl", *[5.0] * 6), utterances("de", *[5.0] * 3)])
-
-    def label(sample: Dataset, penalty: float) -> dict[int, str]:
-        assert sample["language"][:] == ["sl"] * 6 and sample["text"][:] == [None] * 6
-        return dict.fromkeys(range(5), LABELS[penalty])
-
-    distances = penalty_distances(label, speech, TRANSCRIPTS, ["de", "sl"])
-    assert list(distances) == [0, 1, 2, 3, 4] and chosen_penalty(distances) == 2
-    shares = TrigramShares(TRANSCRIPTS)
-    for penalty, distance in distances.items():
-        [expected] = shares.distances(made([LABELS[penalty]] * 5, ["sl"] * 5, ["all"] * 5)).values()
-        assert distance == pytest.approx(expected.excess)
+def labels(*lengths: tuple[int, float]) -> Iterator[Hypothesis]:
+    """Yields hypotheses of so many letters, where the posteriors expect so many, and one of a damaged recording."""
+    for row, (written, expected) in enumerate(lengths):
+        yield Hypothesis(row=row, length_ratio=written / expected, expected_labels=expected)
+    yield Hypothesis(row=len(lengths), error="damaged")
 
 
-def test_the_smallest_of_penalties_that_are_as_good():
-    assert chosen_penalty({0: 0.1012, 1: 0.1, 2: 0.1009}) == 0
-    assert chosen_penalty({0: 0.1023, 1: 0.101, 2: 0.1, 3: 0.0999, 4: 0.3}) == 1
+@pytest.mark.parametrize(
+    ("written", "chosen"),
+    [
+        ((3, 6, 9, 10, 12), 3),
+        ((12, 14), 0),
+        ((3, 11), 0),
+        ((1, 2, 3, 4, 5), 4),
+        ((2, 9, 30), 1),
+        ((9, 9.05), 0),
+        ((8, 9, 9.08), 1),
+    ],
+)
+def test_labels_are_as_long_as_expected_but_not_longer(written, chosen):
+    """Two utterances, of which one has no letter, should have ten letters together."""
+    tried = []
+
+    def label(sample: Dataset, penalty: float) -> Iterator[Hypothesis]:
+        tried.append(penalty)
+        return labels((written[int(penalty)], 8.5), (0, 1.5))
+
+    ratios = length_ratios(label, utterances(5.0, 5.0, 5.0), ["sl"])
+    assert chosen_penalty(ratios) == chosen and tried == list(range(len(ratios)))
+    assert list(ratios.values()) == pytest.approx([count / 10 for count in written[: len(tried)]])
+    assert len(ratios) == min(chosen + 2, 5)
 
 
-def test_the_sample_is_small_and_of_short_utterances(monkeypatch):
-    speech, sizes = utterances("sl", *[40.0] * 10, *[5.0] * 20), []
+def test_the_sample_is_small_and_of_short_utterances_with_a_language_model(monkeypatch):
+    sizes = []
 
-    def label(sample: Dataset, penalty: float) -> dict[int, str]:
-        assert set(sample["duration_seconds"]) <= {5.0}
+    def label(sample: Dataset, penalty: float) -> Iterator[Hypothesis]:
+        assert set(sample["duration_seconds"]) <= {5.0} and set(sample["language"]) <= {"sl"}
         sizes.append(len(sample))
-        return dict.fromkeys(range(len(sample)), "ena")
+        return labels(*[(1, 1.0)] * len(sample))
 
+    speech = utterances(*[40.0] * 10, *[5.0] * 20)
     monkeypatch.setattr(blank_penalty, "MOST_SECONDS", 200.0)  # 12 of the mean length
-    penalty_distances(label, speech, TRANSCRIPTS, ["sl"])
+    length_ratios(label, speech, ["de", "sl"])
     monkeypatch.setattr(blank_penalty, "MOST_SAMPLED", 4)
-    penalty_distances(label, speech, TRANSCRIPTS, ["sl"])
-    assert sizes == [12] * 5 + [4] * 5
-    distances = penalty_distances(label, speech.select(range(10)), TRANSCRIPTS, ["sl"])
-    assert sizes[10:] == [0] * 5 and chosen_penalty(distances) == 0  # nothing is short enough to choose by
-
-
-def test_transcripts_are_in_the_language():
-    with pytest.raises(ValueError, match="no transcripts are in de, nl, the languages of the utterances with a lang"):
-        penalty_distances(lambda sample, penalty: {}, utterances("de", 5.0, 5.0, 5.0), TRANSCRIPTS, ["de", "nl"])
+    length_ratios(label, speech, ["sl"])
+    assert sizes == [12, 12, 4, 4]
+    for nothing, language in ((speech.select(range(10)), "sl"), (speech, "de")):  # to choose by
+        assert chosen_penalty(length_ratios(label, nothing, [language])) == 0
+    assert not any(sizes[4:])
 
 
 @pytest.fixture(scope="module")
@@ -81,24 +87,26 @@ def lm(tone_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def silent_teacher(tone_run, tmp_path_factory):
-    """Returns a model that has learned the tones, but prefers the blank by 5 nats."""
-    folder = tmp_path_factory.mktemp("silent") / "model"
+def unsure_teacher(tone_run, tmp_path_factory):
+    """Returns a model that has learned the tones, but is half as sure of them: its language model leaves some out."""
+    folder = tmp_path_factory.mktemp("unsure") / "model"
     shutil.copytree(tone_run / "model", folder)
     model = MlplForCTC.from_pretrained(folder)
     with torch.no_grad():
-        model.ctc_head.bias[model.config.blank_token_id] += 5
+        model.ctc_head.weight *= 0.5
+        model.ctc_head.bias *= 0.5
     model.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture
-def label(silent_teacher, tone_data, lm, tmp_path, capsys):
+def label(unsure_teacher, tone_data, lm, tmp_path, capsys):
     """Returns a function that labels with a language model; it returns the labels by id, and what was printed."""
 
-    def label(name: str, *options) -> tuple[dict[str, str], str]:
+    def label(name: str, *options) -> tuple[dict[str, tuple[str, str]], str]:
         files = ["--data", tone_data / "unlabelled.parquet", "--output", tmp_path / name, "--num-workers", 0]
-        assert run_command("pseudo_label.py", "--model", silent_teacher, "--lm", lm, *files, *options) == 0
+        search = ["--lm", lm, "--lm-weight", 1.5]
+        assert run_command("pseudo_label.py", "--model", unsure_teacher, *search, *files, *options) == 0
         rows = pq.read_table(tmp_path / name / "labels.parquet").to_pylist()
         assert len({row["source"] for row in rows}) == 1
         return {row["id"]: (row["text"], row["source"]) for row in rows}, capsys.readouterr().out
@@ -106,44 +114,29 @@ def label(silent_teacher, tone_data, lm, tmp_path, capsys):
     return label
 
 
-def letters(labels: dict[str, tuple[str, str]]) -> int:
-    return sum(len(text) for text, _ in labels.values())
-
-
-def test_letters_that_a_teacher_leaves_out_come_back(label, tone_data):
-    """And an interrupted job goes on with its own penalty, whatever the choice would be now."""
-    transcripts = "--transcripts", tone_data / "train.parquet"
-    chosen, printed = label("chosen", *transcripts)
-    line = re.search(r"^blank penalty (\d); distances of labels from transcripts: 0 0\.\d+, 1 0", printed, re.M)
+def test_letters_that_a_teacher_leaves_out_come_back(label):
+    """And a job that has begun goes on with its own penalty, also with none, whatever the choice would be now."""
+    chosen, printed = label("chosen")
+    line = re.search(
+        r"^blank penalty (\d); letters of labels, divided by those that the teacher expects: 0 0\.\d\d,", printed, re.M
+    )
     assert line and int(line[1]) > 0
-    assert {source.rpartition("+")[2].partition("-w")[2] for _, source in chosen.values()} == {f"0.5-p{line[1]}-b50"}
+    assert all(source.endswith(f"-w1.5-p{line[1]}-b50") for _, source in chosen.values())
     named, printed = label("named", "--blank-penalty", line[1])
-    assert named == chosen and "distances" not in printed
-    plain, _ = label("plain")
-    assert letters(plain) < letters(chosen)
-
-    label("begun", "--blank-penalty", 4)
-    again, printed = label("begun", *transcripts)
-    assert "distances" not in printed and {source.split("-p")[1] for _, source in again.values()} == {"4-b50"}
-    again, printed = label("plain", *transcripts)
-    assert "distances" not in printed and again == plain
+    assert named == chosen and "expects" not in printed
+    plain, _ = label("plain", "--blank-penalty", 0)
+    assert sum(len(text) for text, _ in plain.values()) < sum(len(text) for text, _ in chosen.values())
+    for name, penalty in (("plain", 0), ("other", 4)):
+        begun, _ = label(name, "--blank-penalty", penalty)
+        again, printed = label(name)
+        assert again == begun and "expects" not in printed
 
 
 @pytest.mark.slow
-def test_two_processes_choose_the_same(label, silent_teacher, tone_data, lm, tmp_path):
-    transcripts = "--transcripts", tone_data / "train.parquet"
-    expected, _ = label("one", *transcripts)
-    command = ["--model", silent_teacher, "--lm", lm, "--data", tone_data / "unlabelled.parquet", *transcripts]
+def test_two_processes_choose_the_same(label, unsure_teacher, tone_data, lm, tmp_path):
+    expected, _ = label("one")
+    command = ["--model", unsure_teacher, "--lm", lm, "--lm-weight", "1.5", "--data", tone_data / "unlabelled.parquet"]
     done = run_on_two(tmp_path, "pseudo_label.py", *command, "--output", tmp_path / "two")
     assert [status for status, _ in done] == [0, 0], done
     rows = pq.read_table(tmp_path / "two" / "labels.parquet").to_pylist()
     assert {row["id"]: (row["text"], row["source"]) for row in rows} == expected
-
-
-def test_transcripts_choose_nothing_else(silent_teacher, tone_data, lm, tmp_path, capsys):
-    files = ["--data", tone_data / "unlabelled.parquet", "--output", tmp_path / "labels"]
-    for options in ((), ("--lm", lm, "--blank-penalty", 1)):
-        options = [*options, "--transcripts", tone_data / "train.parquet"]
-        with pytest.raises(SystemExit):
-            run_command("pseudo_label.py", "--model", silent_teacher, *files, *options)
-        assert "--transcripts chooses the blank penalty of --lm; give it with --lm" in capsys.readouterr().err
