@@ -19,7 +19,7 @@ A language model of the training texts may make better labels (docs/decoding.md 
 The labels of each language are then found by beam search with lm/LANGUAGE.arpa, and their `source` names the language
 models and the settings: labels of others need another folder. The labels of a weak teacher lack letters, and with a
 language model they lack more, until each blank costs something: --blank-penalty, 0 to 4, is as large as it can be
-without labels that are longer than the teacher expects, on five minutes of the speech, unless you name it.
+without labels that are longer than the teacher expects, on three minutes of the speech, unless you name it.
 
 Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the same command again tries them
 again. If most of them cannot be read, or if the labels have collapsed, which means that nearly all are empty or the

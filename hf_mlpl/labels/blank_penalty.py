@@ -26,9 +26,9 @@ from ..remote_path import AnyPath
 from .folder import begun_job
 
 PENALTIES = (0.0, 1.0, 2.0, 3.0, 4.0)  # nats
-MOST_SAMPLED, MOST_SECONDS = 200, 300.0  # of a few utterances, the sum of letters is known within a hundredth
+MOST_SAMPLED, MOST_SECONDS = 200, 200.0  # of a few utterances, the sum of letters is known within a hundredth
 LONGEST_SECONDS = 35.0  # of an utterance of the sample
-LEAST_GAIN = 0.01  # of the expected letters; a sure teacher's labels do not change with the penalty
+LEAST_GAIN = 0.003  # of the expected letters; a sure teacher's labels do not change with the penalty
 
 
 def with_chosen_penalty(

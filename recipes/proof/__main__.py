@@ -72,7 +72,8 @@ ACCELERATE = "accelerate launch --config_file recipes/accelerate/multi_cpu.yaml 
 CHOOSING = "supervised control final oracle"  # models beside variants
 SPLITS = ("dev", "test")
 SETTINGS = 'for all stages: "name=value name=value"; waveform_augment={} helps for people who are few'
-LM_WEIGHT = 0.8 if find_spec("flashlight") else 0.0  # of 0.3 to 1.2, best for digits and for synthetic speech
+CAN_SEARCH = find_spec("flashlight") is not None
+LM_WEIGHT = 0.8 if CAN_SEARCH else 0.0  # of 0.3 to 1.2, best for digits and for synthetic speech
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,7 +95,11 @@ def parser() -> Parser:
 
 
 def add_options(
-    parser: argparse.ArgumentParser, updates: int | None = 2000, batch_seconds: float | None = 15, average: int = 1
+    parser: argparse.ArgumentParser,
+    updates: int | None = 2000,
+    batch_seconds: float | None = 15,
+    average: int = 1,
+    lm_weight: float | None = LM_WEIGHT,
 ) -> None:
     """Adds the options of a proof, with defaults that environment variables may set."""
     parser.add_argument("--variants", type=Path, metavar="FILE", help="YAML file of variants")
@@ -116,10 +121,10 @@ def add_options(
     parser.add_argument(
         "--lm-weight",
         type=_weight,
-        default=_env("lm_weight") or LM_WEIGHT,
+        default=_env("lm_weight") or lm_weight,
         metavar="W",
-        help="of a language model of the transcripts, with which slimIPL's models label; 0: greedily; default: 0.8, "
-        "or 0 without flashlight-text",
+        help="of a language model of the transcripts, with which slimIPL's models label; 0: greedily"
+        + (f"; default: {LM_WEIGHT:g}, or 0 without flashlight-text" if lm_weight else ""),
     )
     launch = _env("launch") or "python"
     help_text = f'command that starts trainings; default: python, one process each; "{ACCELERATE}" starts two'

@@ -126,8 +126,10 @@ def write_recordings(folder: Path, seconds: float) -> Path:
     return folder / "table.tsv"
 
 
-@pytest.mark.parametrize(("seconds", "updates", "batch_seconds"), [(0.5, 3000, 5), (3, 2500, 30)])
-def test_people_of_any_language(seconds, updates, batch_seconds, tmp_path, in_root, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("seconds", "updates", "batch_seconds", "lm_weight"), [(0.5, 3000, 5, "0.8"), (3, 2500, 30, "1.2")]
+)
+def test_people_of_any_language(seconds, updates, batch_seconds, lm_weight, tmp_path, in_root, monkeypatch, capfd):
     write_recordings(tmp_path, seconds)
     monkeypatch.chdir(tmp_path)  # paths are those of the caller
     arguments = "--list table.tsv --language sl --train-speakers ana --dev-speakers bor --output out --plan".split()
@@ -139,10 +141,12 @@ def test_people_of_any_language(seconds, updates, batch_seconds, tmp_path, in_ro
         assert [(row["speaker"], row["language"]) for row in table] == [(speaker, "sl")] * 2
     assert "1/supervised.json" in shown
     assert f"max_updates={updates} 'dev=[]' max_batch_seconds={batch_seconds} " in shown
+    assert (f" --lm-weight {lm_weight} " in shown) == proof.CAN_SEARCH == ("--lm-weight" in shown)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("updates", "9")
-    assert human_speech.main([*arguments, "--seeds", "2"]) == 0  # without test speakers, and shorter
+    assert human_speech.main([*arguments, "--seeds", "2", "--lm-weight", "0"]) == 0  # without test speakers, shorter
     shown = capfd.readouterr().out
+    assert "--lm-weight" not in shown
     assert "2/supervised.dev.json" in shown and "\n0/" not in shown and "max_updates=9 " in shown
 
 
