@@ -21,7 +21,7 @@ Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds
 chose their teachers.
 
 With --lm the labels are found by beam search, with a language model of the transcripts (`hf-mlpl build-lm`), as
-`hf-mlpl pseudo-label --lm` does; slimIPL itself decodes greedily:
+`hf-mlpl pseudo-label --lm` does, which also chooses --blank-penalty; slimIPL itself decodes greedily:
 
     hf-mlpl build-lm runs/demo/data/train.parquet --output runs/demo/lm
     hf-mlpl language-finetune recipes/demo/language_finetune.yaml --labels runs/demo/labels --lm runs/demo/lm
@@ -38,7 +38,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,9 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lm", metavar="PATH", help="language model from `hf-mlpl build-lm`, or a folder of them, for the labels"
     )
     parser.add_argument("--lm-weight", type=finite, metavar="W", help="its weight; default: that of `pseudo-label`")
-    parser.add_argument(
-        "--blank-penalty", type=finite, metavar="NATS", help="cost of each blank; default: as --lm-weight"
-    )
+    parser.add_argument("--blank-penalty", type=finite, metavar="NATS", help="cost of each blank; default: the same")
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_allow_collapsed_argument(parser)
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
@@ -268,11 +265,10 @@ def _training(language: str, options: argparse.Namespace) -> list[list[str]]:
 
 def _search(options: argparse.Namespace) -> list[str]:
     """Returns the options of `pseudo-label` for beam search."""
-    given = {"--lm": options.lm, "--lm-weight": options.lm_weight, "--blank-penalty": options.blank_penalty}
-    words = {
-        name: f"{value:g}" if isinstance(value, float) else value for name, value in given.items() if value is not None
-    }
-    return list(chain.from_iterable(words.items()))
+    search = ["--lm", options.lm] if options.lm else []
+    for name, value in {"--lm-weight": options.lm_weight, "--blank-penalty": options.blank_penalty}.items():
+        search += [] if value is None else [name, f"{value:g}"]
+    return search
 
 
 def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:

@@ -8,6 +8,7 @@ are made with larger and larger penalties, as long as they do not have more lett
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -44,17 +45,15 @@ def with_chosen_penalty(
 ) -> LabelSearch:
     """Returns the search with the blank penalty for labels of a data set; all processes call it.
 
-    Where a job has begun, it is the penalty of this job.
+    Where a job has begun, it is the penalty of this job, or 0 for one of another search, which `pseudo_label` refuses.
 
     Args:
         model, processor, dataset, teacher, max_batch_seconds, num_workers: of `pseudo_label`.
         folder: of the labels.
     """
     searches = {penalty: search.with_blank_penalty(penalty) for penalty in PENALTIES}
-    begun = begun_job(folder).get("teacher")
-    for each in searches.values():
-        if begun == f"{teacher}+{each.name}":
-            return each
+    if begun := begun_job(folder).get("teacher"):
+        return next((each for each in searches.values() if begun == f"{teacher}+{each.name}"), search)
     model = accelerator.unwrap_model(model)
 
     def label(sample: Dataset, penalty: float) -> Iterable[Hypothesis]:
@@ -87,9 +86,12 @@ def length_ratios(
     sample = select_rows(dataset, choose_rows(dataset, count, LONGEST_SECONDS))
     ratios = dict[float, float]()
     for penalty in tqdm(PENALTIES, "blank penalties", leave=False):
-        found = [each for each in label(sample, penalty) if each.length_ratio is not None]
-        expected = sum(each.expected_labels for each in found)
-        ratios[penalty] = sum(each.length_ratio * each.expected_labels for each in found) / expected if expected else 1
+        labels = [each for each in label(sample, penalty) if each.length_ratio is not None]
+        labels = [each for each in labels if math.isfinite(each.expected_labels)]
+        expected = sum(each.expected_labels for each in labels)
+        ratios[penalty] = (
+            sum(each.length_ratio * each.expected_labels for each in labels) / expected if expected else 1
+        )
         if chosen_penalty(ratios) != penalty:
             break
     return ratios

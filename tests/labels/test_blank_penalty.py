@@ -1,5 +1,6 @@
 """Tests the choice of the blank penalty, also with a teacher whose labels lack letters."""
 
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,10 +29,11 @@ def utterances(*seconds: float, language: str = "sl") -> Dataset:
 
 
 def labels(*lengths: tuple[int, float]) -> Iterator[Hypothesis]:
-    """Yields hypotheses of so many letters, where the posteriors expect so many, and one of a damaged recording."""
+    """Yields hypotheses of so many letters, where the posteriors expect so many, and two that say nothing."""
     for row, (written, expected) in enumerate(lengths):
         yield Hypothesis(row=row, length_ratio=written / expected, expected_labels=expected)
     yield Hypothesis(row=len(lengths), error="damaged")
+    yield Hypothesis(row=len(lengths) + 1, length_ratio=math.nan, expected_labels=math.nan)
 
 
 @pytest.mark.parametrize(
