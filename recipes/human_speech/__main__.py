@@ -115,7 +115,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     given.updates = given.updates or corpus.get("updates", length["updates"])
     given.batch_seconds = given.batch_seconds or corpus.get("batch_seconds", length["batch_seconds"])
     if given.lm_weight is None:
-        given.lm_weight = length["lm_weight"] if proof.CAN_SEARCH else 0.0
+        given.lm_weight = corpus.get("lm_weight", length["lm_weight"]) if proof.CAN_SEARCH else 0.0
     given.settings = f"{SETTINGS} {given.settings}"
     given.models = given.models or "supervised control final oracle"
     given.evaluate = given.evaluate or (None if corpus["test_speakers"] else "dev")
