@@ -52,14 +52,14 @@ def with_chosen_penalty(
         folder: of the labels.
     """
     searches = {penalty: search.with_blank_penalty(penalty) for penalty in PENALTIES}
-    if begun := begun_job(folder).get("teacher"):
-        return next((each for each in searches.values() if begun == f"{teacher}+{each.name}"), search)
     model = accelerator.unwrap_model(model)
 
     def label(sample: Dataset, penalty: float) -> Iterable[Hypothesis]:
         return transcribe(model, processor, sample, max_batch_seconds, num_workers, search=searches[penalty])
 
     def choose() -> float:
+        if begun := begun_job(folder).get("teacher"):  # by this job or another one, which may begin at any time
+            return next((penalty for penalty, each in searches.items() if begun == f"{teacher}+{each.name}"), 0.0)
         ratios = length_ratios(label, dataset, sorted(search.decoders))
         chosen = chosen_penalty(ratios)
         line = ", ".join(f"{penalty:g} {ratio:.2f}" for penalty, ratio in ratios.items())
@@ -86,12 +86,14 @@ def length_ratios(
     sample = select_rows(dataset, choose_rows(dataset, count, LONGEST_SECONDS))
     ratios = dict[float, float]()
     for penalty in tqdm(PENALTIES, "blank penalties", leave=False):
-        labels = [each for each in label(sample, penalty) if each.length_ratio is not None]
-        labels = [each for each in labels if math.isfinite(each.expected_labels)]
+        labels = [
+            each
+            for each in label(sample, penalty)
+            if each.length_ratio is not None and math.isfinite(each.expected_labels)
+        ]
+        letters = sum(each.length_ratio * each.expected_labels for each in labels)
         expected = sum(each.expected_labels for each in labels)
-        ratios[penalty] = (
-            sum(each.length_ratio * each.expected_labels for each in labels) / expected if expected else 1
-        )
+        ratios[penalty] = letters / expected if expected else 1.0
         if chosen_penalty(ratios) != penalty:
             break
     return ratios
