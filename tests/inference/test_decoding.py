@@ -96,6 +96,7 @@ def by_hand(model, row) -> Hypothesis:
         mean_log_prob=mean_log_prob,
         letter_log_prob=mean_log_prob * len(best) / max(len(letters), 1),
         length_ratio=len(letters) / expected_length(probabilities, len(LETTERS)),
+        expected_labels=expected_length(probabilities, len(LETTERS)),
         blank_ratio=float(np.mean(best == len(LETTERS))),
     )
 
@@ -119,7 +120,7 @@ def assert_same(hypotheses, expected):
     for one, other in zip(hypotheses, expected, strict=True):
         assert (one.row, one.text, one.language, one.error) == (other.row, other.text, other.language, other.error)
         assert one.num_frames == other.num_frames
-        for name in ("mean_log_prob", "letter_log_prob", "length_ratio", "blank_ratio"):
+        for name in ("mean_log_prob", "letter_log_prob", "length_ratio", "expected_labels", "blank_ratio"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=1e-5), name
 
 
