@@ -117,6 +117,11 @@ class LocalHub:
         """Delays the next `times` requests before they are executed."""
         self._faults.append(Fault(method, re.compile(path), times, delay=seconds))
 
+    def recover(self) -> None:
+        """Ends all faults, also those that have not occurred as often as they were to; begun requests keep theirs."""
+        with self._lock:
+            self._faults.clear()
+
     # Dispatch of a request to the method that answers it
 
     def _receive(self, request: Request) -> Fault | None:

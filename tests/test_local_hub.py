@@ -368,6 +368,10 @@ def test_a_slow_answer(local_hub, repo):
     with pytest.raises(HTTPError, match="timed out"):
         client.get(address, timeout=0.2)
     assert client.get(address, timeout=5).status_code == 200  # while the other still waits
+    local_hub.delay("GET", f"/api/models/{repo}", 600, times=5)
+    local_hub.fail("GET", f"/api/models/{repo}", status=503)
+    local_hub.recover()
+    assert client.get(address, timeout=5).status_code == 200
 
 
 def test_a_command_has_a_hub(tmp_path):

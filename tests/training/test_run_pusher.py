@@ -194,7 +194,7 @@ def test_a_token_that_is_refused(local_hub, run, monkeypatch, caplog, capfd, tmp
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_while_it_pushes(local_hub, run, tone_data, quick_python, tmp_path):
-    local_hub.delay("PUT", "", 600, times=3)
+    local_hub.delay("PUT", "", 600, times=100)
     folder = tmp_path / "run"
     settings = [f"output_dir={folder}", *SHORT, "max_updates=150", "save_every=60"]
     command = [quick_python, ROOT / "recipes" / "train.py", tone_data / "tones.yaml", *settings]
@@ -209,6 +209,7 @@ def test_a_process_that_is_killed_while_it_pushes(local_hub, run, tone_data, qui
     process.wait()
     assert not commits(local_hub)
     assert [path.name for path in (folder / "hub" / "pending").iterdir()] == ["update-00000060"]
+    local_hub.recover()  # it may have been killed before its first upload
 
     (folder / "hub" / "pending" / ".partial-update-00000120").mkdir()  # as if it had been killed in writing one
     run("run", *settings[1:])
