@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow.compute as pc
@@ -33,6 +33,7 @@ from .selection import min_ctc_frames
 from .shared_arrays import SharedArrays
 
 T = TypeVar("T")
+U = TypeVar("U", np.ndarray, torch.Tensor)
 PART = 100_000  # utterances that are planned at a time, where more would take much memory
 
 
@@ -280,7 +281,8 @@ class SpeechBatches(torch.utils.data.Dataset):
         augment: SpecAugment for the batches from number `augment_from` on, with a seed of its own; without effect for
             models whose inputs cannot be masked.
         waveform_augment: changes of the audio, in the same way.
-        cache_bytes: memory in each loader worker for features, so that a small data set is decoded only once.
+        cache_bytes: memory in each loader worker for features, or with `waveform_augment` for samples, from which each
+            pass makes other features, so that a small data set is decoded only once.
         snr: decibels between speech and the white noise that batches without augmentation get; None adds none. Each
             row has its own noise, always the same.
         match: changes the features of batches without augmentation, such as `speaker_spectra.SpeakerSpectra`.
@@ -301,7 +303,7 @@ class SpeechBatches(torch.utils.data.Dataset):
     match: Callable[[torch.Tensor, torch.Tensor, Sequence[str]], torch.Tensor] | None = None
 
     def __post_init__(self):
-        self.cache: dict[tuple[int, float | None], torch.Tensor] = {}  # by row and noise
+        self.cache: dict[int | tuple[int, float | None], np.ndarray | torch.Tensor] = {}  # by row, or by row and noise
         self.cache_bytes_left = self.cache_bytes
         self.ctc = ctc_interface(self.config, self.processor)
         self.language_ids = {language: i for i, language in enumerate(self.ctc.languages)}
@@ -364,7 +366,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             raise ValueError("it has no text")
         ids = self.ctc.label_ids(text) if self.with_labels else []
         if rng is not None:
-            samples = self._samples(audio, stated_seconds)
+            samples = self._samples(row, audio, stated_seconds)
             samples = augment_waveform(samples, self.ctc.sampling_rate, self.waveform_augment, rng)
             if self._fit(ids, frames := self.ctc.extract(samples)):
                 return frames, ids
@@ -378,18 +380,32 @@ class SpeechBatches(torch.utils.data.Dataset):
 
     def _features(self, row: int, audio: dict, stated_seconds: float, snr: float | None) -> torch.Tensor:
         """Returns the inputs (T, F) or (T,) of a row, with noise unless `snr` is None."""
-        if (row, snr) in self.cache:
-            return self.cache[row, snr]
-        samples = self._samples(audio, stated_seconds)
+        if self.waveform_augment:
+            return self._extract(row, audio, stated_seconds, snr)
+        return self._cached((row, snr), lambda: self._extract(row, audio, stated_seconds, snr))
+
+    def _extract(self, row: int, audio: dict, stated_seconds: float, snr: float | None) -> torch.Tensor:
+        samples = self._samples(row, audio, stated_seconds)
         if snr is not None:
             samples = add_noise(samples, snr, np.random.default_rng([self.seed, row]))
-        frames = self.ctc.extract(samples)
-        if self.cache_bytes_left >= frames.nbytes:
-            self.cache[row, snr] = frames
-            self.cache_bytes_left -= frames.nbytes
-        return frames
+        return self.ctc.extract(samples)
 
-    def _samples(self, audio: dict, stated_seconds: float) -> np.ndarray:
+    def _samples(self, row: int, audio: dict, stated_seconds: float) -> np.ndarray:
+        if not self.waveform_augment:
+            return self._decode(audio, stated_seconds)
+        return self._cached(row, lambda: self._decode(audio, stated_seconds))
+
+    def _cached(self, key: int | tuple[int, float | None], compute: Callable[[], U]) -> U:
+        """Returns what is kept under a key, or computes it, and keeps it while there is memory for it."""
+        if key in self.cache:
+            return cast(U, self.cache[key])
+        value = compute()
+        if self.cache_bytes_left >= value.nbytes:
+            self.cache[key] = value
+            self.cache_bytes_left -= value.nbytes
+        return value
+
+    def _decode(self, audio: dict, stated_seconds: float) -> np.ndarray:
         """Decodes audio to (N,); raises AudioError if it is far longer than stated, because no batch could hold it."""
         rate, pieces, seconds = self.ctc.sampling_rate, [], 0.0
         for piece in stream_audio(audio, rate):

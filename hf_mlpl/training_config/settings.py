@@ -237,7 +237,8 @@ class TrainingConfig:
         log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
         save_total_limit: newest checkpoints that are kept. With two or more, a damaged one costs little.
         num_workers: processes that decode audio ahead of training.
-        cache_gigabytes: memory of each worker for features, which the next passes over the data use again.
+        cache_gigabytes: memory of each worker for what the next passes over the data use again: features, or decoded
+            samples where `waveform_augment` changes them anew in each pass.
         seed: of all random numbers.
         report_to: trackers that get all numbers of `metrics.jsonl` too: `tensorboard`, whose files go into the folder
             `tensorboard` of `output_dir`, `trackio`, `wandb`, `mlflow`, `swanlab` or `comet_ml`. `trackers.json` in

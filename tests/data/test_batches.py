@@ -364,9 +364,11 @@ def test_changed_waveforms_are_a_function_of_seed_and_number(make, clips):
         assert not batch.problems and batch.input_features.shape[1] > 3 * (batch.labels.shape[1] - 1)
 
 
-def test_the_cache_changes_nothing(make, clips):
+@pytest.mark.parametrize("waveform", [None, WaveformAugmentConfig(max_speed_change=0.3)])
+def test_the_cache_changes_nothing(waveform, make, clips):
+    """Neither one of features, nor one of samples."""
     plan = [[0, 1], [1, 3], [3, 0], [1]]
-    settings = {"augment": SpecAugmentConfig(), "seed": 1}
+    settings = {"augment": SpecAugmentConfig(), "waveform_augment": waveform, "waveform_augment_from": 1, "seed": 1}
     expected = [make(plan, **settings)[number] for number in range(4)]
     cached = make(plan, **settings, cache_bytes=10**7)
     for _ in range(2):
