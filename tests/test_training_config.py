@@ -45,7 +45,7 @@ def test_there_are_these_settings_and_no_others():
         "output_dir model train max_updates model_fields tokens dev unlabelled language languages language_alpha "
         "pseudo_label_weight drop_misheard_speakers max_batch_seconds micro_batches_per_update optimizer "
         "learning_rate head_learning_rate warmup_updates schedule first_decay_update decay_every_updates weight_decay "
-        "max_grad_norm freeze_feature_encoder freeze_encoder_updates lora "
+        "max_grad_norm freeze_feature_encoder freeze_encoder_updates lora curriculum "
         "spec_augment waveform_augment slimipl bf16 bf16_gradients gradient_checkpointing allow_collapsed log_every "
         "eval_every save_every save_total_limit num_workers cache_gigabytes seed report_to project push_to_hub "
         "hub_private_repo license stage"

@@ -21,7 +21,7 @@ from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 # A run of one process with these settings differs only in the distribution of its micro-batches.
-OVERRIDES = ["max_updates=8", "micro_batches_per_update=3", "eval_every=8"]
+OVERRIDES = ["max_updates=8", "micro_batches_per_update=3", "eval_every=8", "curriculum={updates: 3, share: 0.4}"]
 
 
 def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:

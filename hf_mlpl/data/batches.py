@@ -169,21 +169,36 @@ def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0
     A group is the human or the pseudo-labels of a language; the share of the latter is multiplied by
     `pseudo_label_weight`. The utterances of the group with the smallest factor occur once.
     """
-    groups: dict[tuple[str, bool], int] = {}
-    index, durations = np.empty(len(dataset), np.int16), durations_of(dataset)
-    for first, block in with_offsets(blocks(dataset, ["language", "source"])):
-        languages = block["language"].combine_chunks().dictionary_encode()
-        is_human = pc.fill_null(pc.equal(block["source"], "human"), False).to_numpy()
-        codes = [
-            [groups.setdefault((name, human), len(groups)) for human in (False, True)]
-            for name in languages.dictionary.to_pylist()
-        ]
-        index[first : first + len(block)] = np.array(codes)[languages.indices.to_numpy(), is_human.astype(int)]
-    present = np.bincount(index, minlength=len(groups)) > 0
-    hours = np.where(present, np.bincount(index, weights=durations, minlength=len(groups)), 1.0)
-    weights = np.array([1.0 if human else pseudo_label_weight for _, human in groups])
+    index, durations = 2 * _language_numbers(dataset), durations_of(dataset)
+    for first, block in with_offsets(blocks(dataset, ["source"])):
+        index[first : first + len(block)] += pc.fill_null(pc.equal(block["source"], "human"), False).to_numpy()
+    present = np.bincount(index) > 0
+    hours = np.where(present, np.bincount(index, weights=durations), 1.0)
+    weights = np.resize([pseudo_label_weight, 1.0], len(hours))
     rates = weights * hours ** (alpha - 1)
     return (rates / rates[present].min())[index]
+
+
+def _language_numbers(dataset: Dataset) -> np.ndarray:
+    """Returns (N,) numbers that are the same for utterances of the same language."""
+    numbers: dict[str, int] = {}
+    index = np.empty(len(dataset), np.int16)
+    for first, block in with_offsets(blocks(dataset, ["language"])):
+        languages = block["language"].combine_chunks().dictionary_encode()
+        codes = [numbers.setdefault(name, len(numbers)) for name in languages.dictionary.to_pylist()]
+        index[first : first + len(block)] = np.array(codes)[languages.indices.to_numpy()]
+    return index
+
+
+def short_utterances(dataset: Dataset, share: float) -> np.ndarray:
+    """Returns (N,) whether utterances are among this share of their language's, the shortest; of each at least one."""
+    durations, languages = durations_of(dataset), _language_numbers(dataset)
+    is_short = np.zeros(len(durations), bool)
+    for language in np.unique(languages):
+        rows = np.flatnonzero(languages == language)
+        last = math.ceil(share * len(rows)) - 1
+        is_short[rows] = durations[rows] <= np.partition(durations[rows], last)[last]
+    return is_short
 
 
 @dataclass(eq=False, repr=False)
@@ -197,6 +212,8 @@ class BatchPlan:
         repetitions: (N,) mean occurrences of each utterance in a pass; by default 1.
         arrays: where the processes of a machine share the passes, so that one of them plans each; plans of other
             arguments have other arrays.
+        is_short: (N,), which utterances the passes of the first `num_short` micro-batches have; the last of these
+            passes ends with them.
     """
 
     durations: np.ndarray
@@ -204,6 +221,8 @@ class BatchPlan:
     seed: int
     repetitions: np.ndarray | float = 1.0
     arrays: SharedArrays = field(default_factory=SharedArrays)
+    is_short: np.ndarray | bool = True
+    num_short: int = 0
 
     def __post_init__(self):
         self.first_numbers = [0]  # of each pass
@@ -216,8 +235,9 @@ class BatchPlan:
     def epoch(self, number: int) -> int:
         """Returns the pass over the data that micro-batch `number` belongs to."""
         while number >= self.first_numbers[-1]:
-            last = len(self.first_numbers) - 1
-            self.first_numbers.append(self.first_numbers[-1] + len(self._batches(last)))
+            first = self.first_numbers[-1]
+            end = first + len(self._batches(len(self.first_numbers) - 1))
+            self.first_numbers.append(min(end, self.num_short) if first < self.num_short else end)
         return bisect_right(self.first_numbers, number) - 1
 
     def state_dict(self, number: int) -> dict:
@@ -233,7 +253,8 @@ class BatchPlan:
     def _checksum(self) -> int:
         """Returns a checksum of all that passes depend on."""
         checksum = zlib.crc32(repr((float(self.max_batch_seconds), self.seed)).encode())
-        for numbers in (self.durations, self.repetitions):
+        short = (self.is_short, self.num_short) if self.num_short else ()  # older runs have none
+        for numbers in (self.durations, self.repetitions, *short):
             checksum = zlib.crc32(np.ascontiguousarray(numbers, float).data, checksum)
         return checksum
 
@@ -262,6 +283,8 @@ class BatchPlan:
     def _plan(self, epoch: int) -> np.ndarray:
         rng, count = np.random.default_rng([self.seed, epoch]), len(self.durations)
         means, num_rows = np.broadcast_to(self.repetitions, count), 0
+        if self.first_numbers[epoch] < self.num_short:
+            means = means * self.is_short
         rows = np.empty(count + math.ceil(means.sum()) + 1, row_type(count))  # at most; what is not used is no memory
         for first in range(0, count, PART):
             part = np.arange(first, min(first + PART, count), dtype=rows.dtype)

@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions
+from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions, short_utterances
 from ..data.collapse import (
     HUMAN,
     NOT_LEARNED,
@@ -213,9 +213,11 @@ def plan_passes(
             own = arrays.within(name)
             durations = own.get("durations", partial(durations_of, dataset))
             rates = partial(repetitions, dataset, config.language_alpha, config.pseudo_label_weight)
-            plans[name] = BatchPlan(
-                durations, config.max_batch_seconds, config.seed, own.get("repetitions", rates), own
-            )
+            plan = BatchPlan(durations, config.max_batch_seconds, config.seed, own.get("repetitions", rates), own)
+            if config.curriculum and name == "train":
+                plan.is_short = own.get("is_short", partial(short_utterances, dataset, config.curriculum.share))
+                plan.num_short = config.curriculum.updates * config.micro_batches_per_update
+            plans[name] = plan
     return plans
 
 

@@ -14,7 +14,14 @@ import yaml
 
 from ..atomic import write_text
 from ..error_line import error_line
-from .settings import LoraConfig, SlimIplConfig, SpecAugmentConfig, TrainingConfig, WaveformAugmentConfig
+from .settings import (
+    CurriculumConfig,
+    LoraConfig,
+    SlimIplConfig,
+    SpecAugmentConfig,
+    TrainingConfig,
+    WaveformAugmentConfig,
+)
 
 # Settings that do not change the result, so that a continued run may have others.
 FREE_ON_RESUME = frozenset(
@@ -22,7 +29,10 @@ FREE_ON_RESUME = frozenset(
     "license stage allow_collapsed report_to project gradient_checkpointing".split()
 )
 FREE_IN_FOLDER = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
-NESTED = {config.__name__: config for config in (SpecAugmentConfig, WaveformAugmentConfig, SlimIplConfig, LoraConfig)}
+NESTED = {
+    config.__name__: config
+    for config in (CurriculumConfig, SpecAugmentConfig, WaveformAugmentConfig, SlimIplConfig, LoraConfig)
+}
 _QUOTES = ", in quotes where YAML takes it for something else"
 # For each type of setting: a test of a value from YAML, and the description of accepted values for an error message.
 ACCEPTED = {

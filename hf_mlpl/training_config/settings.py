@@ -90,6 +90,27 @@ class WaveformAugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Configures a curriculum: the first updates learn from short utterances alone.
+
+    The longer an utterance is, the less CTC knows of where its letters are spoken, and a new model may never find out:
+    it stays on a plateau, where all outputs are blanks. Deep Speech 2 (https://arxiv.org/abs/1512.02595, SortaGrad)
+    sorts a first pass by length for that; the paper has no curriculum.
+
+    Args:
+        updates: that learn from short utterances alone.
+        share: of the utterances of each language that are short.
+    """
+
+    updates: int = 300
+    share: float = 0.3
+
+    def __post_init__(self):
+        _check_least(self, 1, "updates")
+        _check(self, lambda value: 0 < value <= 1, "it must be above 0 and at most 1", "share")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlimIplConfig:
     """Configures slimIPL. The original's flags are in brackets, the defaults those of its recipe with 10 h of labels.
 
@@ -224,6 +245,7 @@ class TrainingConfig:
         freeze_encoder_updates: updates at the beginning that change the heads alone (fairseq's
             `freeze_finetune_updates`, 10,000 for wav2vec 2.0).
         lora: fields of `LoraConfig`, or null for training all weights. Adapters need the extra `peft`.
+        curriculum: fields of `CurriculumConfig`, or null for utterances of all lengths from the first update on.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
         waveform_augment: fields of `WaveformAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
@@ -278,6 +300,7 @@ class TrainingConfig:
     freeze_feature_encoder: bool | None = None
     freeze_encoder_updates: int = 0
     lora: LoraConfig | None = None
+    curriculum: CurriculumConfig | None = None
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     waveform_augment: WaveformAugmentConfig | None = None
     slimipl: SlimIplConfig | None = None

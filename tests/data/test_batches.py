@@ -16,7 +16,14 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoProcessor
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
-from hf_mlpl.data.batches import BatchPlan, SpeechBatches, micro_batch_seed, plan_batches, repetitions
+from hf_mlpl.data.batches import (
+    BatchPlan,
+    SpeechBatches,
+    micro_batch_seed,
+    plan_batches,
+    repetitions,
+    short_utterances,
+)
 from hf_mlpl.data.drops import DropFile
 from hf_mlpl.data.selection import DROPPED, min_ctc_frames, select_for_training
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
@@ -134,20 +141,22 @@ def durations():
     return np.random.default_rng(1).uniform(1, 10, size=101)
 
 
-def test_a_plan_is_a_function_of_seed_and_number(durations):
+@pytest.mark.parametrize("num_short", [0, 50])
+def test_a_plan_is_a_function_of_seed_and_number(durations, num_short):
     numbers = range(200)
-    plan = BatchPlan(durations, 30, seed=5)
+    short = {"is_short": durations < 4, "num_short": num_short}
+    plan = BatchPlan(durations, 30, seed=5, **short)
     expected = [plan[number] for number in numbers]
     epochs = [plan.epoch(number) for number in numbers]
     assert epochs == sorted(epochs) and epochs[-1] > 3
-    backwards = BatchPlan(durations, 30, seed=5)
+    backwards = BatchPlan(durations, 30, seed=5, **short)
     assert [backwards[number] for number in reversed(numbers)] == expected[::-1]
-    jumping = BatchPlan(durations, 30, seed=5)
+    jumping = BatchPlan(durations, 30, seed=5, **short)
     for number in np.random.default_rng(0).permutation(200).tolist():
         assert jumping[number] == expected[number]
         assert jumping.epoch(number) == epochs[number]
-    assert BatchPlan(durations, 30, seed=5)[199] == expected[199]  # as after resuming
-    other = BatchPlan(durations, 30, seed=6)
+    assert BatchPlan(durations, 30, seed=5, **short)[199] == expected[199]  # as after resuming
+    other = BatchPlan(durations, 30, seed=6, **short)
     assert [other[number] for number in numbers] != expected
 
 
@@ -162,6 +171,35 @@ def test_each_pass_is_a_permutation_and_differs_from_the_others(durations):
     for one, other in itertools.combinations(passes, 2):
         # not only in another order: other utterances meet
         assert len({frozenset(batch) for batch in one} & {frozenset(batch) for batch in other}) < len(one) / 2
+
+
+def test_a_curriculum_begins_with_passes_over_short_utterances(durations):
+    """The last of them ends where the curriculum does, and the next pass has all utterances."""
+    is_short = durations < 4
+    plan = BatchPlan(durations, 30, seed=0, is_short=is_short, num_short=10)
+    groups = itertools.groupby(range(100), key=plan.epoch)
+    passes = [[row for number in numbers for row in plan[number]] for _, numbers in groups][:-1]
+    whole = [plan.first_numbers.index(10), len(passes)]
+    assert whole[0] >= 2 and whole[1] >= whole[0] + 2
+    short = np.flatnonzero(is_short).tolist()
+    assert all(sorted(rows) == short for rows in passes[: whole[0] - 1])
+    assert set(passes[whole[0] - 1]) < set(short)  # is cut
+    assert all(sorted(rows) == list(range(len(durations))) for rows in passes[whole[0] :])
+    twice = BatchPlan(durations, 30, 0, 2.0, is_short=is_short, num_short=99)
+    first = [row for number in itertools.takewhile(lambda n: twice.epoch(n) == 0, range(99)) for row in twice[number]]
+    assert sorted(first) == sorted(2 * short)
+
+
+@pytest.mark.parametrize(("share", "short"), [(0.01, "ae"), (0.3, "abe"), (0.5, "abef"), (1.0, "abcdefg")])
+def test_the_shortest_utterances_of_each_language(share, short):
+    """At least one, and all that are as short as the last."""
+    rows = {"a": 1.0, "b": 2.0, "c": 9.0, "d": 8.0, "e": 5.0, "f": 7.0, "g": 7.5}
+    dataset = Dataset.from_dict(
+        {"language": ["sl"] * 4 + ["de"] * 3, "duration_seconds": list(rows.values()), "source": ["human"] * 7}
+    )
+    assert "".join(np.array(list(rows))[short_utterances(dataset, share)]) == short
+    alike = Dataset.from_dict({"language": ["sl"] * 3, "duration_seconds": [1.0] * 3})
+    assert short_utterances(alike, share).all()
 
 
 # ---- selection

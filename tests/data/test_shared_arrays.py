@@ -69,12 +69,13 @@ def test_processes_with_the_same_folder_have_the_plan_of_one(durations, tmp_path
     planned, plan = [], BatchPlan._plan
     monkeypatch.setattr(BatchPlan, "_plan", lambda self, epoch: planned.append(epoch) or plan(self, epoch))
     means = np.random.default_rng(2).uniform(1, 3, size=101)
-    alone = BatchPlan(durations, 30, 5, means)
+    short = {"is_short": durations < 4, "num_short": 40}
+    alone = BatchPlan(durations, 30, 5, means, **short)
     expected = [alone[number] for number in range(300)]
     epochs = [alone.epoch(number) for number in range(300)]
     assert planned == sorted(set(epochs)) and len(planned) > 5
     planned.clear()
-    first, second = (BatchPlan(durations, 30, 5, means, SharedArrays(tmp_path)) for _ in range(2))
+    first, second = (BatchPlan(durations, 30, 5, means, SharedArrays(tmp_path), **short) for _ in range(2))
     for number in range(300):
         leader, follower = (first, second) if number % 2 else (second, first)
         assert leader[number] == expected[number] == follower[number]
@@ -84,16 +85,18 @@ def test_processes_with_the_same_folder_have_the_plan_of_one(durations, tmp_path
     ]
 
 
-def test_a_run_that_goes_on_plans_no_earlier_pass(durations, monkeypatch):
-    whole = BatchPlan(durations, 30, 5)
+@pytest.mark.parametrize("num_short", [0, 50])
+def test_a_run_that_goes_on_plans_no_earlier_pass(durations, num_short, monkeypatch):
+    short = {"is_short": durations < 4, "num_short": num_short}
+    whole = BatchPlan(durations, 30, 5, **short)
     expected = [whole[number] for number in range(1000)]
     planned, plan = [], BatchPlan._plan
     monkeypatch.setattr(BatchPlan, "_plan", lambda self, epoch: planned.append(epoch) or plan(self, epoch))
     boundary = whole.first_numbers[20]
     for number in (boundary - 1, boundary, boundary + 1, 900):
         state = json.loads(json.dumps(whole.state_dict(number)))  # of a plan that is read ahead
-        assert state == BatchPlan(durations, 30, 5).state_dict(number)
-        resumed = BatchPlan(durations, 30, 5)
+        assert state == BatchPlan(durations, 30, 5, **short).state_dict(number)
+        resumed = BatchPlan(durations, 30, 5, **short)
         resumed.load_state_dict(state)
         planned.clear()
         assert [resumed[later] for later in range(number, 1000)] == expected[number:]
@@ -112,7 +115,12 @@ def test_passes_of_another_plan_are_not_believed(durations):
         plan = BatchPlan(*other)
         plan.load_state_dict(state)
         assert plan.first_numbers == [0]
-    plan = BatchPlan(durations, 30.0, 5, 1.5)
+    for curriculum in ((durations < 4, 9), (durations < 5, 9), (durations < 4, 10)):
+        plan = BatchPlan(durations, 30, 5, 1.5, is_short=curriculum[0], num_short=curriculum[1])
+        plan.load_state_dict(state)
+        assert plan.first_numbers == [0]
+        state = plan.state_dict(900)
+    plan, state = BatchPlan(durations, 30.0, 5, 1.5), whole.state_dict(900)
     plan.load_state_dict(state)
     assert len(plan.first_numbers) > 5
 

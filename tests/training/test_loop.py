@@ -135,6 +135,7 @@ def test_the_seed_decides_every_bit(run, short, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["adamw", "adagrad"])
 def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, optimizer):
     settings = ["max_updates=10", "eval_every=5", "save_every=3", f"optimizer={optimizer}"]
+    settings += ["curriculum={updates: 7, share: 0.5}"]
     uninterrupted = run("uninterrupted", *settings)
     kill_at(monkeypatch, 6)  # after the checkpoint and the evaluation of update 3 and 5
     with pytest.raises(Killed):
@@ -371,6 +372,20 @@ def test_spec_augment_begins_after_its_updates(run):
     augmented, plain = run("a", *SHORT, "spec_augment.start_update=3"), run("b", *SHORT, "spec_augment=null")
     same = [losses(augmented)[update] == losses(plain)[update] for update in range(1, 7)]
     assert same == [True, True, True, False, False, False]
+
+
+def test_a_curriculum_begins_with_short_utterances(run, monkeypatch):
+    seconds, batch = {}, SpeechBatches.batch  # of utterances, by the number of their micro-batch
+
+    def spy(self, rows, number):
+        seconds[number] = self.dataset[rows]["duration_seconds"]
+        return batch(self, rows, number)
+
+    monkeypatch.setattr(SpeechBatches, "batch", spy)
+    folder = run("a", *SHORT, "curriculum={updates: 4, share: 0.2}")
+    end = 4 * load_config(folder / "config.yaml").micro_batches_per_update
+    longest = [max(seconds[number]) for number in sorted(seconds.keys() - {None})]  # None is no training
+    assert end < len(longest) and max(longest[:end]) < max(longest[end:])
 
 
 def test_another_run_does_not_get_into_the_folder(run):
