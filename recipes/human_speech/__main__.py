@@ -11,9 +11,9 @@ tables with the columns path, sentence, language and speaker.
 
 --list names a table of any other language, in a form that `hf-mlpl prepare-data` reads. Speakers of --train-speakers
 are labelled; all others whom no option names are unlabelled speech, whose texts only the oracle sees. Without test
-speakers the models are evaluated on those of dev. Words of less than two seconds get the updates, the batches and the
-language model's weight of en, longer utterances those of ml, unless --updates, --batch-seconds and --lm-weight say
-otherwise.
+speakers the models are evaluated on those of dev. Words of less than two seconds get the updates, the batches, the
+curriculum and the language model's weight of en, longer utterances those of ml, unless --updates, --batch-seconds,
+--curriculum and --lm-weight say otherwise.
 
 Choose settings on dev speakers, with --evaluate dev, which --variants sets by itself. Test speakers are named all the
 same, so that they are in no other split, and are not listened to. One dev speaker says little: several small splits of
@@ -70,7 +70,7 @@ def parser() -> proof.Parser:
         parser.add_argument(f"--{split}-speakers", nargs="+", metavar="NAME", default=[], help=f"speakers for {split}")
     parser.add_argument("--seeds", nargs="+", default=[], metavar="SEED", help="seeds, such as 0 1 2")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: runs/human_speech/LANGUAGE")
-    proof.add_options(parser, updates=None, batch_seconds=None, average=AVERAGE, lm_weight=None)
+    proof.add_options(parser, updates=None, batch_seconds=None, curriculum=None, average=AVERAGE, lm_weight=None)
     return parser
 
 
@@ -114,6 +114,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     length = CORPORA[_likest(output / "data", language)]
     given.updates = given.updates or corpus.get("updates", length["updates"])
     given.batch_seconds = given.batch_seconds or corpus.get("batch_seconds", length["batch_seconds"])
+    if given.curriculum is None:
+        given.curriculum = corpus.get("curriculum", length["curriculum"])
     if given.lm_weight is None:
         given.lm_weight = corpus.get("lm_weight", length["lm_weight"]) if proof.CAN_SEARCH else 0.0
     given.settings = f"{SETTINGS} {given.settings}"

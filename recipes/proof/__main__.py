@@ -51,7 +51,7 @@ Transcripts lie beside the results of each model, OUTPUT/SEED/NAME.dev.hypothese
 NAME.hypotheses.parquet).
 
 Environment variables set the defaults of the options of the same name: launch, models, updates, later_updates,
-batch_seconds, committee, average, start, settings, lm_weight.
+batch_seconds, curriculum, committee, average, start, settings, lm_weight.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def add_options(
     parser: argparse.ArgumentParser,
     updates: int | None = 2000,
     batch_seconds: float | None = 15,
+    curriculum: int | None = 0,
     average: int = 1,
     lm_weight: float | None = LM_WEIGHT,
 ) -> None:
@@ -110,6 +111,8 @@ def add_options(
     help_text = "of the control, and of both parts of stage 4 together; slimIPL has 3 for 5 of them"
     add_length(parser, "later_updates", _five, 1000, help_text)
     add_length(parser, "batch_seconds", _seconds, batch_seconds, "of speech in a micro-batch")
+    help_text = "updates of stage 1 that learn from the shortest 30 %% of the utterances alone; 0: none"
+    add_length(parser, "curriculum", _whole, curriculum, help_text)
     help_text = "teachers, with seeds of their own, who vote on the labels of each seed; 1: no vote"
     add_length(parser, "committee", _positive, 1, help_text)
     help_text = "trainings of the control, the final model and the oracle, whose weights are averaged; 1: no mean"
@@ -133,7 +136,7 @@ def add_options(
 
 
 def add_length(parser: argparse.ArgumentParser, name: str, kind, default: float | None, text: str) -> None:
-    shown = "" if default is None else f"; default: {default}"
+    shown = f"; default: {default}" if default else ""
     value = _env(name) or default
     parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, metavar="N", help=f"{text}{shown}")
 
@@ -257,6 +260,7 @@ def _options(given: argparse.Namespace):
         updates=given.updates,
         later_updates=given.later_updates,
         batch_seconds=given.batch_seconds,
+        curriculum=given.curriculum,
         start=given.start,
         settings=tuple(shlex.split(given.settings)),
         launch=tuple(shlex.split(given.launch)),

@@ -39,6 +39,7 @@ class Options:
     updates: int = 2000  # of stage 1
     later_updates: int = 1000  # of the control, and of both parts of stage 4 together
     batch_seconds: float = 15
+    curriculum: int = 0  # updates of stage 1 on short utterances alone
     start: str = "tiny"
     settings: tuple[str, ...] = ()  # in addition to those of all stages
     launch: tuple[str, ...] = ("python",)
@@ -105,8 +106,9 @@ class SeedJobs:
 
     def _common(self, stage: str, updates: int, train: str) -> list[str]:
         more = [f"tokens={self.options.output}/tokens-all.lst", "save_every=500"]
+        stage_1 = [RATE, *([f"curriculum.updates={self.options.curriculum}"] if self.options.curriculum else [])]
         return [
-            *([RATE] if stage == "supervised" else []),
+            *(stage_1 if stage == "supervised" else []),
             f"seed={self.seed}",
             f"max_updates={updates}",
             "dev=[]",

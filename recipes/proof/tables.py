@@ -44,6 +44,7 @@ def compare(options: Options, plan: Plan, failed: Mapping[str, str]) -> tuple[di
         "updates": options.updates,
         "later_updates": options.later_updates,
         "batch_seconds": options.batch_seconds,
+        "curriculum": options.curriculum,
         "committee": options.committee,
         "settings": list(options.settings),
         "models": models,
@@ -149,11 +150,12 @@ def markdown(content: Mapping, runs: Runs) -> str:
     """Returns the comparison as a page of Markdown tables."""
     languages, seeds = content["languages"], content["seeds"]
     mean = f", mean of {' '.join(languages)}" if len(languages) > 1 else ""
+    short = f", short utterances alone in the first {content['curriculum']} of them" if content["curriculum"] else ""
     voted = f", {content['committee']} teachers who vote on labels" if content["committee"] > 1 else ""
     parts = [
         f"# Errors on {content['split']} speakers",
         f"{content['data']}, {' '.join(languages)}; seeds {', '.join(map(str, seeds))}; "
-        f"{content['updates']} updates in stage 1, {content['later_updates']} later, "
+        f"{content['updates']} updates in stage 1{short}, {content['later_updates']} later, "
         f"batches of {content['batch_seconds']:g} s{voted}. Rates are in percent; brackets hold "
         "the lowest and the highest of the seeds, and ± is the standard error of their mean. "
         "Substitutions, deletions and insertions are shares of the reference's characters.",

@@ -31,7 +31,7 @@ def in_root(monkeypatch, quick_python):
     """Lets jobs start quickly, in the project's folder, as the scripts do."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "executable", str(quick_python))
-    names = "launch models updates later_updates batch_seconds committee average start settings lm_weight"
+    names = "launch models updates later_updates batch_seconds curriculum committee average start settings lm_weight"
     for name in names.split():
         monkeypatch.delenv(name, raising=False)
 
@@ -93,6 +93,7 @@ def test_environment_variables_set_defaults(tone_data, tmp_path, in_root, monkey
     for name, value in {
         "updates": "7",
         "batch_seconds": "2.5",
+        "curriculum": "3",
         "models": "supervised",
         "settings": "log_every=9",
     }.items():
@@ -101,6 +102,7 @@ def test_environment_variables_set_defaults(tone_data, tmp_path, in_root, monkey
     assert proof.main([*usual]) == 0
     shown = capsys.readouterr().out
     assert "max_updates=7 'dev=[]' max_batch_seconds=2.5" in shown and "log_every=9" in shown
+    assert " curriculum.updates=3 " in shown
     assert [line.split(":")[0] for line in shown.splitlines()] == ["tokens", "0/supervised", "0/supervised.dev"]
     assert proof.main([*usual, "--updates", "8"]) == 0 and "max_updates=8" in capsys.readouterr().out
     monkeypatch.setenv("committee", "2")
@@ -127,9 +129,12 @@ def write_recordings(folder: Path, seconds: float) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "updates", "batch_seconds", "lm_weight"), [(0.5, 3000, 5, "0.8"), (3, 2500, 30, "1.2")]
+    ("seconds", "updates", "batch_seconds", "curriculum", "lm_weight"),
+    [(0.5, 3000, 5, 0, "0.8"), (3, 2500, 30, 300, "1.2")],
 )
-def test_people_of_any_language(seconds, updates, batch_seconds, lm_weight, tmp_path, in_root, monkeypatch, capfd):
+def test_people_of_any_language(
+    seconds, updates, batch_seconds, curriculum, lm_weight, tmp_path, in_root, monkeypatch, capfd
+):
     write_recordings(tmp_path, seconds)
     monkeypatch.chdir(tmp_path)  # paths are those of the caller
     arguments = "--list table.tsv --language sl --train-speakers ana --dev-speakers bor --output out --plan".split()
@@ -141,12 +146,14 @@ def test_people_of_any_language(seconds, updates, batch_seconds, lm_weight, tmp_
         assert [(row["speaker"], row["language"]) for row in table] == [(speaker, "sl")] * 2
     assert "1/supervised.json" in shown
     assert f"max_updates={updates} 'dev=[]' max_batch_seconds={batch_seconds} " in shown
+    assert ("curriculum" in shown) == (f" curriculum.updates={curriculum} " in shown) == (curriculum > 0)
     assert (f" --lm-weight {lm_weight} " in shown) == proof.CAN_SEARCH == ("--lm-weight" in shown)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("updates", "9")
-    assert human_speech.main([*arguments, "--seeds", "2", "--lm-weight", "0"]) == 0  # without test speakers, shorter
+    options = ["--lm-weight", "0", "--curriculum", "0"]
+    assert human_speech.main([*arguments, "--seeds", "2", *options]) == 0  # without test speakers, shorter
     shown = capfd.readouterr().out
-    assert "--lm-weight" not in shown
+    assert "--lm-weight" not in shown and "curriculum" not in shown
     assert "2/supervised.dev.json" in shown and "\n0/" not in shown and "max_updates=9 " in shown
 
 

@@ -137,6 +137,13 @@ def test_the_recipe_has_these_updates_and_names(plan_of, tmp_path):
         "0/oracle": 200,
     }
     assert trained["0/supervised"].model == "base" and trained["0/scratch_mixed"].model == "tiny"
+    assert not any(config.curriculum for config in trained.values())
+    plan = plan_of(models=MODELS, split="test", curriculum=250)
+    short = {name: settings_of(job).curriculum for name, job in plan.jobs.items() if "train" in job.command[:5]}
+    assert {name: config.updates for name, config in short.items() if config} == {
+        "0/supervised": 250,
+        "0/scratch_mixed": 250,
+    }
     assert all(config.log_every == 7 and config.max_batch_seconds == 15 for config in trained.values())
     at_once = trained["0/at_once"].slimipl  # a negative result is not to be mended
     assert (at_once.auto_stop, at_once.first_label_share, at_once.prior_strength) == (False, 1.0, 0.0)
