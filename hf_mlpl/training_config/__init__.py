@@ -16,6 +16,7 @@ from .settings import (
     PRESETS,
     TRACKERS,
     VARIANTS,
+    CurriculumConfig,
     LoraConfig,
     SlimIplConfig,
     SpecAugmentConfig,
@@ -25,6 +26,7 @@ from .settings import (
 )
 
 __all__ = [
+    "CurriculumConfig",
     "DECIDED_MODEL_FIELDS",
     "FREE_MODEL_FIELDS",
     "FREE_ON_RESUME",
