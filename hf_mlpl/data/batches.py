@@ -28,7 +28,7 @@ from ..ctc_models import ctc_interface
 from ..model.tokenization_mlpl import IGNORED
 from ..training_config import SpecAugmentConfig, WaveformAugmentConfig
 from .augmentation import add_noise, augment_waveform, spec_augment
-from .rows import blocks, durations_of, with_offsets
+from .rows import blocks, durations_of, recording_of, with_offsets
 from .selection import min_ctc_frames
 from .shared_arrays import SharedArrays
 
@@ -355,7 +355,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             labels.append(torch.tensor(ids, dtype=torch.long))
             languages.append(self.language_ids.get(columns["language"][i], IGNORED))
             indices.append(row)
-            speakers.append(columns["audio"][i]["path"] if names[i] is None else names[i])
+            speakers.append(recording_of(columns["audio"][i]) if names[i] is None else names[i])
         if not features:
             # Every process must take part in every update, so a batch without usable rows becomes silence.
             features, labels, languages = [self.ctc.extract(np.empty(0, np.float32))], [torch.tensor([])], [IGNORED]

@@ -98,9 +98,16 @@ def recording_order(dataset: Dataset) -> np.ndarray | None:
 
 
 def speakers_of(utterances: pa.Table) -> pa.ChunkedArray:
-    """Returns the speaker of each utterance, or its recording where none is known."""
-    recordings = pc.struct_field(utterances["audio"], "path")
+    """Returns the speaker of each utterance; where none is known its recording, as `recording_of` does."""
+    paths, offsets = (pc.struct_field(utterances["audio"], name) for name in ("path", "offset"))
+    places = pc.binary_join_element_wise(paths, pc.cast(offsets, pa.string()), ":")
+    recordings = pc.if_else(pc.is_valid(offsets), places, paths)
     return pc.coalesce(utterances["speaker"], recordings) if "speaker" in utterances.column_names else recordings
+
+
+def recording_of(audio: dict) -> str:
+    """Returns the path of an utterance's recording, and its place in a container such as a tar file."""
+    return audio["path"] if audio["offset"] is None else f"{audio['path']}:{audio['offset']}"
 
 
 class Column:

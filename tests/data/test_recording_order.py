@@ -1,4 +1,4 @@
-"""Tests the order of recordings, by sorting utterances one by one."""
+"""Tests the order of recordings, by sorting utterances one by one, and which utterances are of the same recording."""
 
 import random
 from itertools import pairwise
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_mlpl.data import rows as rows_module
-from hf_mlpl.data.rows import recording_order
+from hf_mlpl.data.rows import blocks, recording_of, recording_order, speakers_of
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.labels.labelling import BUCKET_RATIO, ORDERS
 
@@ -72,3 +72,17 @@ def test_durations_at_the_edges_of_buckets(tmp_path):
     write_utterances(made, tmp_path / "a.parquet")
     order = ORDERS["duration bucket, recording"](read_utterances([tmp_path / "a.parquet"]))
     assert order.tolist() == [5, 3, 4, 1, 0, 2]
+
+
+def test_each_recording_in_a_container_is_one_of_its_own(tmp_path):
+    """And parts of a file are of one recording; utterances with a speaker are the speaker's."""
+    made = utterances(200, seed=3)
+    for row in made[::4]:
+        row["speaker"] = "ana"
+    write_utterances(made, tmp_path / "all.parquet")
+    dataset = read_utterances([tmp_path / "all.parquet"])
+    speakers = [name for block in blocks(dataset, ["audio", "speaker"]) for name in speakers_of(block).to_pylist()]
+    assert speakers == [row["speaker"] or recording_of(row["audio"]) for row in made]
+    places = {(row["audio"]["path"], row["audio"]["offset"]) for row in made}
+    assert len({recording_of(row["audio"]) for row in made}) == len(places) > 50
+    assert recording_of(made[0]["audio"] | {"path": "a.wav", "offset": None, "start": 3.0}) == "a.wav"
