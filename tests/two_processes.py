@@ -15,8 +15,8 @@ from hf_mlpl.atomic import write_json
 from hf_mlpl.cli.errors import exit_status
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.evaluation.scoring import evaluate_model
+from hf_mlpl.inference import hearing
 from hf_mlpl.labels import labelling
-from hf_mlpl.training import hearing
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 

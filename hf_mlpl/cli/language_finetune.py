@@ -20,6 +20,9 @@ worse, and auto_stop is not set. A line for each language says what was done:
 Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages, and what
 chose their teachers.
 
+Where the model that labels has learned none of slimIPL's labels, and `slimipl.choose_hearing` is set, it chooses how
+it hears the speech, as with `hf-mlpl pseudo-label --labelled`.
+
 With --lm the labels are found by beam search, with a language model of the transcripts (`hf-mlpl build-lm`), as
 `hf-mlpl pseudo-label --lm` does, which also chooses --blank-penalty; slimIPL itself decodes greedily:
 
@@ -273,12 +276,16 @@ def _search(options: argparse.Namespace) -> list[str]:
 
 def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:
     """Returns the commands that label and publish a language, as far as they have not been completed."""
+    from ..training.teacher_choice import is_before_slimipl
+
     config, labels = _settings(options, language), options.labels / language
     allow_collapsed = ["--allow-collapsed"] if options.allow_collapsed else []
     commands = []
     if not _is_labelled(labels):
         data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]
-        model = ["--model", _choice(language, options).model]
+        choice = _choice(language, options)
+        chooses = config.slimipl.choose_hearing and is_before_slimipl(choice, config)
+        model = ["--model", choice.model, *(["--labelled", *config.train] if chooses else [])]
         label = ["pseudo-label", *model, *data, *_dtype(config), *_search(options), *allow_collapsed]
         commands.append([*_launch(options), *label])
     if options.push_to_hub:

@@ -21,6 +21,11 @@ models and the settings: labels of others need another folder. The labels of a w
 language model they lack more, until each blank costs something: --blank-penalty, 0 to 4, is as large as it can be
 without labels that are longer than the teacher expects, on three minutes of the speech, unless you name it.
 
+A teacher that has heard few people makes fewer mistakes if other people sound more like them. With the speech that it
+has learned, --labelled data/train.parquet, it labels ten minutes in four ways: as the speech is; with the spectrum of
+the labelled speech, for each speaker; with white noise; with both. Then it labels all of it in the way whose labels
+are most like the transcripts, and `source` names it.
+
 Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the same command again tries them
 again. If most of them cannot be read, or if the labels have collapsed, which means that nearly all are empty or the
 same text, the labels are written, and the exit status is 1. A GPU labels in bfloat16 by default, which changes a word
@@ -37,9 +42,13 @@ all of them end when the job is complete (docs/scale.md). Instead of a disk they
 --output s3://bucket/labels; install `s3fs` for s3://, `gcsfs` for gs://, `adlfs` for abfs://.
 """
 
+from __future__ import annotations
+
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..remote_path import AnyPath
 from .inference import (
@@ -50,6 +59,10 @@ from .inference import (
     search_trials,
     start_inference,
 )
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", nargs="+", required=True, help="utterance files; their texts are compared with the labels"
     )
     parser.add_argument("--languages", nargs="+", help="label only these languages; default: all in the files")
+    parser.add_argument(
+        "--labelled",
+        nargs="+",
+        metavar="FILE",
+        help="utterance files that a CTC teacher has learned: it hears --data in the way whose labels are most like "
+        "their transcripts; default: as it is",
+    )
     parser.add_argument(
         "--output", required=True, help="folder for shards and labels.parquet, also s3://BUCKET/FOLDER"
     )
@@ -97,6 +117,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.collapse import NOT_LEARNED, collapse_line
     from ..data.summary import languages_in
     from ..labels.blank_penalty import with_chosen_penalty
+    from ..labels.chosen_hearing import with_chosen_hearing
     from ..labels.filters import DEFAULT_FILTERS, read_filters
     from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
     from ..labels.labelling import pseudo_label
@@ -109,7 +130,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     options.dtype = options.dtype or _default_dtype(options.output)
     accelerator, dataset, model, processor, revision = start_inference(options)
-    batching, search = (options.batch_seconds, options.num_workers), None
+    batching, search, heard = (options.batch_seconds, options.num_workers), None, None
+    if labelled := _labelled(options, model, languages_in(dataset)):
+        job = processor, dataset, labelled, options.output, revision
+        heard = with_chosen_hearing(accelerator, model, *job, options.batch_seconds)
     if options.lm is not None:
         from ..inference.label_search import load_search  # of an extra
 
@@ -117,11 +141,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         if accelerator.is_main_process and (line := greedy_line(search)):
             print(line)
         if options.blank_penalty is None:
-            job = processor, dataset, options.output, revision
-            search = with_chosen_penalty(search, accelerator, model, *job, *batching)
-    summary = pseudo_label(
-        accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data), search
-    )
+            search = with_chosen_penalty(
+                search, accelerator, model, processor, dataset, options.output, revision, *batching, heard
+            )
+    job = accelerator, model, processor, dataset, options.output, revision
+    summary = pseudo_label(*job, *batching, sources_of(options.data), search, heard)
     if accelerator.is_main_process:
         if not summary["utterances"]:
             raise ValueError(f"{', '.join(map(shown, options.data))}: no utterances to label")
@@ -140,6 +164,30 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                 f"{collapse_line(problems)}: {NOT_LEARNED}; the labels are written, and --allow-collapsed makes them "
                 "a success"
             )
+
+
+def _labelled(options: argparse.Namespace, model: PreTrainedModel, languages: Sequence[str]) -> Dataset | None:
+    """Reads the speech of `--labelled` in some languages; None without the option.
+
+    Raises:
+        ValueError: for a model that generates text, and for speech without transcripts in these languages.
+    """
+    from ..data.rows import blocks
+    from ..data.utterances import read_utterances
+    from ..inference.generation import generates
+    from ..storage import shown
+
+    if options.labelled is None:
+        return None
+    if generates(model.config):
+        raise ValueError(f"{options.model}: --labelled is for CTC models; this one is used without it")
+    labelled = read_utterances(options.labelled, languages)
+    if not any(block["text"].null_count < len(block) for block in blocks(labelled, ["text"])):
+        raise ValueError(
+            f"--labelled {', '.join(map(shown, options.labelled))}: has no transcript in {', '.join(languages)}; give "
+            "the speech that the teacher has learned"
+        )
+    return labelled
 
 
 def _default_dtype(output: AnyPath) -> str:

@@ -27,7 +27,8 @@ from ..audio.open_recordings import OpenRecordings
 from ..audio.reading import stream_audio
 from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import Batches, SpeechBatch, plan_batches
-from ..data.rows import durations_of, select_rows
+from ..data.heard_speech import HeardSpeech
+from ..data.rows import durations_of, recording_of, select_rows
 from ..model.tokenization_mlpl import IGNORED
 from .candidates import PathSearch
 from .clock import Clock, Stopwatch, TimedBatch
@@ -94,6 +95,7 @@ def transcribe(
     progress: tqdm | None = None,
     clock: Clock | None = None,
     search: PathSearch | None = None,
+    heard: HeardSpeech | None = None,
 ) -> Iterator[Hypothesis]:
     """Transcribes every utterance of a data set exactly once, about the longest first, in evaluation mode.
 
@@ -112,6 +114,7 @@ def transcribe(
         progress: a bar that counts utterances.
         clock: gets the times of batches.
         search: finds the paths of the texts, such as `label_search.LabelSearch`; by default they are greedy.
+        heard: how the model hears the utterances; by default as they are.
 
     Raises:
         MemoryError: for a batch that does not fit into memory.
@@ -120,7 +123,7 @@ def transcribe(
     max_batch_seconds, num_workers = default_batch_seconds(model, max_batch_seconds), workers_of(model, num_workers)
     clock = clock or Clock()
     clock.batch_seconds = max_batch_seconds
-    batches = PieceBatches(dataset, processor, model.config, max_batch_seconds)
+    batches = PieceBatches(dataset, processor, model.config, max_batch_seconds, heard)
     plan = batches.plan  # before there are workers, which need it
     # What torch.compile returns is no PreTrainedModel. It and FSDP can run one forward at a time only.
     is_wrapped = isinstance(model, FSDPModule) or not isinstance(model, PreTrainedModel)
@@ -191,9 +194,14 @@ class PieceBatches(IterableDataset):
     """
 
     def __init__(
-        self, dataset: Dataset, processor: ProcessorMixin, config: PreTrainedConfig, max_batch_seconds: float
+        self,
+        dataset: Dataset,
+        processor: ProcessorMixin,
+        config: PreTrainedConfig,
+        max_batch_seconds: float,
+        heard: HeardSpeech | None = None,
     ):
-        self.dataset = dataset
+        self.dataset, self.heard = dataset, heard
         self.ctc = ctc_interface(config, processor)
         self.max_batch_seconds, self.max_seconds = max_batch_seconds, DURATION_TOLERANCE * max_batch_seconds
         self.language_ids = {language: i for i, language in enumerate(self.ctc.languages)}
@@ -225,11 +233,10 @@ class PieceBatches(IterableDataset):
         for i, row in enumerate(rows):
             language_id = self.language_ids.get(columns["language"][i], IGNORED)
             try:
-                for piece in cut(
-                    stream_audio(columns["audio"][i], rate, self.recordings), rate, ctc.samples_per_frame
-                ):
+                pieces = cut(stream_audio(columns["audio"][i], rate, self.recordings), rate, ctc.samples_per_frame)
+                for number, piece in enumerate(pieces):
                     with extraction:
-                        features = ctc.extract(piece.samples)
+                        features = self._extract(piece.samples, columns, i, number)
                     longest = max(longest, len(features))
                     if items and ctc.input_seconds(longest * (len(items) + 1)) > self.max_seconds:
                         yield self._collate(items, problems, extraction)
@@ -240,6 +247,14 @@ class PieceBatches(IterableDataset):
                 problems[row] = f"utterance {columns['id'][i]}: {error}"
         if items or problems:
             yield self._collate(items, problems, extraction)
+
+    def _extract(self, samples: np.ndarray, columns: dict, i: int, number: int) -> torch.Tensor:
+        """Returns the inputs (T, F) or (T,) of a piece of the utterance in line `i` of the columns."""
+        if self.heard is None:
+            return self.ctc.extract(samples)
+        features = self.ctc.extract(self.heard.samples(samples, columns["id"][i], number))
+        speaker = columns["speaker"][i] if "speaker" in columns else None
+        return self.heard.features(features, recording_of(columns["audio"][i]) if speaker is None else speaker)
 
     def _collate(
         self,

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from ..ctc_models.loading import adapter_languages, check_extractor, load_adapter, read_config
+from ..data.heard_speech import HeardSpeech
 from ..data.rows import durations_of
 from ..data.summary import languages_in
 from ..error_line import error_line
@@ -106,18 +107,22 @@ def adapters_of(name: str, config: PreTrainedConfig, locales: Iterable[str]) -> 
 
 
 def transcriber(
-    model: PreTrainedModel, processor: Any, dataset: Dataset, search: PathSearch | None = None
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Dataset,
+    search: PathSearch | None = None,
+    heard: HeardSpeech | None = None,
 ) -> Transcribe:
     """Returns a function with the arguments of `transcribe` after the processor, for parts of a data set.
 
     Args:
-        search: of `transcribe`, for a CTC model.
+        search, heard: of `transcribe`, for a CTC model.
 
     Raises:
         ValueError: for utterances of a language that a generating model does not know.
     """
     if not generates(model.config):
-        return partial(transcribe, model, processor, search=search)
+        return partial(transcribe, model, processor, search=search, heard=heard)
     return GenerativeTranscriber(model, processor, languages_in(dataset))
 
 
@@ -129,6 +134,7 @@ def shard_stream(
     max_batch_seconds: float | None,
     num_workers: int | None,
     search: PathSearch | None = None,
+    heard: HeardSpeech | None = None,
 ) -> ShardStream | None:
     """Returns a stream that decodes shards of a data set as `transcribe`, from `transcriber`, decodes each of them.
 
@@ -143,7 +149,7 @@ def shard_stream(
         maker, decode = transcribe.batches_of(dataset, max_batch_seconds), partial(transcribe.decode, clock=Clock())
     else:
         seconds = default_batch_seconds(model, max_batch_seconds)
-        maker = PieceBatches(dataset, processor, model.config, seconds)
+        maker = PieceBatches(dataset, processor, model.config, seconds, heard)
         decode = partial(decode_beside, model, maker.ctc, search=search)
     long_rows = np.flatnonzero(is_long).tolist()
     return ShardStream(maker, decode, long_rows, num_workers, pin_memory=model.device.type == "cuda")

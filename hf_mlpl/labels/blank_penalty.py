@@ -19,12 +19,14 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from ..data.heard_speech import HeardSpeech
 from ..data.rows import choose_rows, durations_of, filter_rows, select_rows
 from ..inference.decoding import Hypothesis, transcribe
 from ..inference.label_search import LabelSearch
 from ..main_process import on_main_process
 from ..remote_path import AnyPath
 from .folder import begun_job
+from .source_name import source_name
 
 PENALTIES = (0.0, 1.0, 2.0, 3.0, 4.0)  # nats
 MOST_SAMPLED, MOST_SECONDS = 200, 200.0  # of a few utterances, the sum of letters is known within a hundredth
@@ -42,24 +44,27 @@ def with_chosen_penalty(
     teacher: str,
     max_batch_seconds: float | None = None,
     num_workers: int | None = None,
+    heard: HeardSpeech | None = None,
 ) -> LabelSearch:
     """Returns the search with the blank penalty for labels of a data set; all processes call it.
 
     Where a job has begun, it is the penalty of this job, or 0 for one of another search, which `pseudo_label` refuses.
 
     Args:
-        model, processor, dataset, teacher, max_batch_seconds, num_workers: of `pseudo_label`.
+        model, processor, dataset, teacher, max_batch_seconds, num_workers, heard: of `pseudo_label`.
         folder: of the labels.
     """
     searches = {penalty: search.with_blank_penalty(penalty) for penalty in PENALTIES}
     model = accelerator.unwrap_model(model)
 
     def label(sample: Dataset, penalty: float) -> Iterable[Hypothesis]:
-        return transcribe(model, processor, sample, max_batch_seconds, num_workers, search=searches[penalty])
+        batching = max_batch_seconds, num_workers
+        return transcribe(model, processor, sample, *batching, search=searches[penalty], heard=heard)
 
     def choose() -> float:
         if begun := begun_job(folder).get("teacher"):  # by this job or another one, which may begin at any time
-            return next((penalty for penalty, each in searches.items() if begun == f"{teacher}+{each.name}"), 0.0)
+            names = {source_name(teacher, heard, each): penalty for penalty, each in searches.items()}
+            return names.get(begun, 0.0)
         ratios = length_ratios(label, dataset, sorted(search.decoders))
         chosen = chosen_penalty(ratios)
         line = ", ".join(f"{penalty:g} {ratio:.2f}" for penalty, ratio in ratios.items())

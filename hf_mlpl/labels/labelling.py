@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..corpora.sources import Source
 from ..data.drops import DropFile, blame_disk
+from ..data.heard_speech import HeardSpeech
 from ..data.rows import blocks, durations_of, recording_order, select_rows
 from ..data.summary import ids_sha256
 from ..error_line import error_line
@@ -42,6 +43,7 @@ from ..remote_path import AnyPath, output_path
 from .folder import OLDER_JOB, begun_job, complete_summary
 from .schema import SCORES
 from .shared_job import SharedJob
+from .source_name import source_name
 from .text_scores import text_scores
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def pseudo_label(
     num_workers: int | None = None,
     sources: Sequence[Source] = (),
     search: LabelSearch | None = None,
+    heard: HeardSpeech | None = None,
 ) -> dict:
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns their summary.
 
@@ -80,10 +83,11 @@ def pseudo_label(
         output_dir: a folder, or the URL of one in object storage.
         model, processor: from `load_recognizer`: a CTC model, or one that generates text.
         teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`, to which
-            `search.name` is added, because another language model or weight makes other labels.
+            the names of `heard` and `search` are added, because others make other labels.
         max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
         sources: of the speech, for `complete.json`.
         search: finds the texts of a CTC model, from `load_search`; by default they are greedy.
+        heard: how a CTC model hears the speech, from `with_chosen_hearing`; by default as it is.
 
     Raises:
         ValueError: if `output_dir` holds labels of other utterances, of another teacher or search, or of one that
@@ -93,7 +97,7 @@ def pseudo_label(
     """
     output_dir = output_path(output_dir)
     model = accelerator.unwrap_model(model)
-    teacher = teacher if search is None else f"{teacher}+{search.name}"
+    teacher = source_name(teacher, heard, search)
     order = begun_job(output_dir).get("order", list(ORDERS)[-1])
     if order not in ORDERS:
         raise ValueError(
@@ -105,7 +109,9 @@ def pseudo_label(
     summary = complete_summary(output_dir, job)
     if summary and not summary["errors"]:
         return summary
-    transcribe = transcriber(model, processor, dataset, search)  # before the folder is begun: it checks the languages
+    transcribe = transcriber(
+        model, processor, dataset, search, heard
+    )  # before the folder is begun: it checks the languages
     if (output_dir / LOCK).exists():
         with claimed(output_dir):
             pass
@@ -113,7 +119,7 @@ def pseudo_label(
     with SharedJob(output_dir, job, dataset, _shards(rows), sources, accelerator) as shared:
         if shared.has_lost_shards():
             return shared.summary
-        stream = shard_stream(transcribe, model, processor, dataset, max_batch_seconds, num_workers, search)
+        stream = shard_stream(transcribe, model, processor, dataset, max_batch_seconds, num_workers, search, heard)
 
         def label(rows: np.ndarray, write: Callable[[Iterator[dict]], None]) -> None:
             shard = select_rows(dataset, rows)

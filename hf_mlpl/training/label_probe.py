@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..atomic import write_json
-from ..data.batches import SpeechBatches, plan_batches
+from ..data.batches import SpeechBatches
 from ..data.rows import choose_rows, durations_of
 from ..evaluation.error_rate import count_edits, fraction
 from ..evaluation.intervals import FEWEST_SAMPLED, interval, rates_of_sums, resampled_sums
-from ..inference.decoding import Hypothesis, decode_batch
-from ..inference.unsharded import unsharded
+from ..inference.decoding import Hypothesis
+from ..inference.sample import Sample
 from ..model.text import normalize_text
 from ..training_config import TrainingConfig
 from .label_health import LabelHealth, made_label
@@ -43,34 +43,6 @@ MOST_INTERVALS, FEWEST_INTERVALS = 10, 4  # between the probes of a run
 MOST_COST = 0.03  # share of a run's time, unless the fewest probes of the fewest utterances take more
 PASSES_OF_UPDATE = 3  # forwards that take as long as an update on the same speech
 STATE, BEST = "probes.json", "best-teacher.safetensors"  # in checkpoints
-
-
-class Sample:
-    """Holds the utterances that are labelled by each probe.
-
-    Args:
-        batches: of the data set; each utterance of the sample fits into a batch of `max_batch_seconds`.
-        rows: of the sample.
-    """
-
-    def __init__(self, batches: SpeechBatches, rows: np.ndarray, max_batch_seconds: float):
-        self.batches, self.dataset, self.rows = batches, batches.dataset, rows.tolist()
-        columns = self.dataset[self.rows]
-        self.ids, self.texts = columns["id"], columns["text"]
-        plan = plan_batches(np.array(columns["duration_seconds"]), max_batch_seconds)
-        self.plan = [rows[np.sort(batch)].tolist() for batch in plan]
-
-    def label(self, accelerator: Accelerator, teacher: PreTrainedModel) -> dict[int, Hypothesis]:
-        """Labels the sample, each process its share; returns all labels by row, without those that cannot be read."""
-        was_training, hypotheses = teacher.training, []
-        teacher.eval()
-        with torch.no_grad(), unsharded(teacher):
-            for rows in self.plan[accelerator.process_index :: accelerator.num_processes]:
-                batch = self.batches.batch(rows, None)
-                hypotheses += decode_batch(teacher, self.batches.ctc, batch)
-        teacher.train(was_training)
-        found = {hypothesis.row: hypothesis for hypothesis in gather_object(hypotheses)}
-        return {row: found[row] for row in self.rows if row in found}
 
 
 def plan_probes(config: TrainingConfig, mean_seconds: float) -> tuple[int, int]:

@@ -36,11 +36,11 @@ from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share
 from ..data.rows import Column
 from ..data.selection import min_ctc_frames
 from ..inference.decoding import Hypothesis, decode_batch
+from ..inference.hearing import Hearing, choose_hearing, hear
 from ..inference.unsharded import unsharded
 from ..model.tokenization_mlpl import IGNORED
 from ..stop_signal import outlive_signals
 from ..training_config import SlimIplConfig
-from .hearing import Hearing, choose_hearing, hear
 from .label_health import LabelHealth
 from .label_probe import LabelProbes
 from .label_selection import ClassPrior, ConfidentLabels, TeacherLabel

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..atomic import check_fields, read_json
 from ..training_config import PRESETS, TrainingConfig
 
+START = "start"  # labels by the model that a run began from
 START_RESULTS = "start.json"  # of a run: what `hf-mlpl evaluate` says on dev of the model that it began from
 
 
@@ -18,7 +19,7 @@ class TeacherChoice:
 
     Args:
         model: folder or Hub name.
-        labels_by: `start`, `slimIPL update N`, whose weights `model` has, or the name of another teacher.
+        labels_by: `START`, `slimIPL update N`, whose weights `model` has, or the name of another teacher.
         slimipl: how slimIPL ended, in a line; None for runs of earlier versions.
         dev_cer: of the start and of slimIPL's result, where both were evaluated on dev.
     """
@@ -60,7 +61,7 @@ def choose_teacher(config: TrainingConfig) -> TeacherChoice:
     update = (outcome or {}).get("result", config.max_updates)
     line = outcome["line"] if outcome else None
     slimipl = TeacherChoice(str(folder / "model"), f"slimIPL update {update:,}", line)
-    start = TeacherChoice(config.model, "start", line)
+    start = TeacherChoice(config.model, START, line)
     rates = {
         "start": _cer_on_dev(folder / START_RESULTS, config),
         "slimIPL": _cer_on_dev(folder / "results.json", config),
@@ -69,6 +70,12 @@ def choose_teacher(config: TrainingConfig) -> TeacherChoice:
         return replace(start if rates["start"] < rates["slimIPL"] else slimipl, dev_cer=rates)
     does_harm = outcome is not None and outcome.get("verdict") is not None and not outcome["is_stopped"]
     return start if does_harm and config.model not in PRESETS else slimipl
+
+
+def is_before_slimipl(choice: TeacherChoice, config: TrainingConfig) -> bool:
+    """Returns whether the chosen model has learned no label of slimIPL, so that it hears best as its teacher did."""
+    outcome = _outcome(Path(config.output_dir) / "run.json") or {}
+    return choice.labels_by == START or outcome.get("result", math.inf) <= outcome.get("start", -1)
 
 
 def _outcome(path: Path) -> dict | None:

@@ -253,6 +253,18 @@ def test_language_finetune(chain, finetuned, output_of):
     assert sorted(utterances["id"]) == sorted(row["id"] for row in labels)
 
 
+def test_a_model_that_has_learned_no_label_hears_as_its_teacher(chain, finetuned, output_of):
+    run = chain.folder / "stopped" / "sv-SE"
+    (run / "model").mkdir(parents=True)
+    outcome = {"line": "slimIPL ended", "start": 1, "result": 1, "is_stopped": True}
+    options = ["--list", "output_dir=stopped/{language}", "--labels", "other"]
+    for result, chooses, is_said in ((1, "true", True), (1, "false", False), (2, "true", False)):
+        (run / "run.json").write_text(json.dumps({"slimipl": outcome | {"result": result}}))
+        listed = output_of(*finetuned, *options, f"slimipl.choose_hearing={chooses}")
+        assert " pseudo-label --model stopped/sv-SE/model " in listed and " train " not in listed
+        assert (" --labelled data/train.parquet --data " in listed) == is_said == ("--labelled" in listed)
+
+
 def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_of, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(chain.folder)
     rows = [row | {"language": "fi"} for row in pq.read_table("data/unlabelled.parquet").to_pylist()]

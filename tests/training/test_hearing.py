@@ -3,10 +3,10 @@
 import json
 import re
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCTC, AutoProcessor
@@ -15,12 +15,13 @@ from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.batches import SpeechBatches
 from hf_mlpl.data.speaker_spectra import SpeakerSpectra
-from hf_mlpl.data.utterances import read_utterances, write_utterances
-from hf_mlpl.training import hearing
-from hf_mlpl.training.hearing import HEARINGS, SNR, Hearing, choose_hearing, hear
+from hf_mlpl.data.utterances import read_utterances
+from hf_mlpl.inference import hearing
+from hf_mlpl.inference.hearing import HEARINGS, SNR, Hearing, choose_hearing, hear
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
+from ..changed_audio import with_hum, write_changed
 from ..small_models import save_small_model
 from ..two_processes import slimipl_overrides
 from .test_loop import Killed, assert_equal_bits, assert_equal_runs, kill_at
@@ -50,25 +51,7 @@ def make(trained):
 @pytest.fixture(scope="module")
 def changed(tone_data, tmp_path_factory):
     """Returns a function that writes the unlabelled utterances with other samples; returns their file."""
-    folder = tmp_path_factory.mktemp("changed")
-
-    def changed(name, change, **columns):
-        rows = read_utterances([tone_data / "unlabelled.parquet"], ["sv-SE"]).to_list()
-        for number, row in enumerate(rows):
-            samples = change(load_audio(row["audio"], 16000), number)
-            soundfile.write(path := folder / f"{name}{number}.wav", samples, 16000, subtype="FLOAT")
-            row["audio"] = {"path": str(path), "start": None, "end": None}
-            row["duration_seconds"] = len(samples) / 16000
-            row |= columns
-        write_utterances(rows, folder / f"{name}.parquet")
-        return folder / f"{name}.parquet"
-
-    return changed
-
-
-def with_hum(samples, number):
-    """Returns samples with a hum in them, which is in one mel bin and has nothing to do with what is said."""
-    return samples + 0.05 * np.sin(2 * np.pi * 1000 * np.arange(len(samples)) / 16000).astype(np.float32)
+    return partial(write_changed, tone_data / "unlabelled.parquet", tmp_path_factory.mktemp("changed"))
 
 
 def test_noise_is_added_to_what_is_labelled_and_to_nothing_else(make, tone_data, trained):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hf_mlpl.training.teacher_choice import choose_teacher, is_comparable
+from hf_mlpl.training.teacher_choice import choose_teacher, is_before_slimipl, is_comparable
 from hf_mlpl.training_config import SlimIplConfig, TrainingConfig
 
 VERDICT = {"kind": "drift", "reason": "labels are short", "update": 80, "best": 40}
@@ -55,6 +55,21 @@ def test_without_dev_the_probes_decide(config, leave, tmp_path):
     assert choose_teacher(config).model == "runs/supervised/model"
     new = dataclasses.replace(config, model="tiny", tokens="tokens.lst")  # there is no model before
     assert choose_teacher(new).model == f"{tmp_path}/model" and not is_comparable(new)
+
+
+def test_who_has_learned_no_label_of_slimipl(config, leave):
+    def is_before() -> bool:
+        return is_before_slimipl(choose_teacher(config), config)
+
+    assert not is_before()  # a run of an earlier version
+    leave()
+    assert not is_before()
+    leave(verdict=VERDICT, is_stopped=True, result=70)
+    assert not is_before()
+    leave(verdict=VERDICT, is_stopped=True, result=40)  # the update at which slimIPL began
+    assert is_before()
+    leave(start=0.1, slimipl=0.2)
+    assert is_before()
 
 
 def test_runs_of_earlier_versions_and_other_languages(config, leave, tmp_path):

@@ -1,9 +1,9 @@
-"""Chooses how slimIPL's teacher hears unlabelled speech: by the letters of its labels, without a reference.
+"""Chooses how a teacher hears unlabelled speech: by the letters of its labels, without a reference.
 
 A model that has learned from few people makes fewer mistakes where other people's speech sounds more like what it has
 learned: with the spectrum of the labelled speech, and with noise, which hides what differs between people. Either can
 do harm as well. So the teacher labels a sample of the speech in each way, and hears all speech in the one whose labels
-are nearest to transcripts. The student learns the speech as it is.
+are nearest to transcripts. A student of slimIPL learns the speech as it is.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from ..data.letter_statistics import TrigramShares, mean_excess, with_texts
 from ..data.rows import choose_rows, durations_of
 from ..data.speaker_spectra import SpeakerSpectra
 from ..main_process import on_main_process
-from .label_probe import FEWEST_PROBED, Sample
+from .sample import Sample
 
-MOST_SAMPLED, MOST_SECONDS = 400, 600.0  # each is labelled in four ways, which takes seconds with a small model
+# Utterances, and seconds of them, that are labelled in four ways, which takes seconds with a small model
+FEWEST_SAMPLED, MOST_SAMPLED, MOST_SECONDS = 50, 400, 600.0
 SNR = 15.0  # decibels, near the middle of `waveform_augment`
 LEAST_GAIN = 0.01  # of the distance, below which chance may decide, and speech stays as it is
 
@@ -72,7 +73,7 @@ def choose_hearing(
     Models of waveforms have no spectra, and hear noise or none. All processes call it.
     """
     count = MOST_SECONDS / float(durations_of(unlabelled.dataset).mean())
-    count = int(np.clip(count, FEWEST_PROBED, MOST_SAMPLED))
+    count = int(np.clip(count, FEWEST_SAMPLED, MOST_SAMPLED))
     rows = choose_rows(unlabelled.dataset, count, max_batch_seconds)
     sample = Sample(unlabelled, rows, max_batch_seconds)
     labels, spectra = dict[Hearing, Dataset](), dict[Hearing, Callable | None]()
