@@ -213,11 +213,13 @@ def plan_passes(
             own = arrays.within(name)
             durations = own.get("durations", partial(durations_of, dataset))
             rates = partial(repetitions, dataset, config.language_alpha, config.pseudo_label_weight)
-            plan = BatchPlan(durations, config.max_batch_seconds, config.seed, own.get("repetitions", rates), own)
+            is_short: np.ndarray | bool = True
+            num_short = 0
             if config.curriculum and name == "train":
-                plan.is_short = own.get("is_short", partial(short_utterances, dataset, config.curriculum.share))
-                plan.num_short = config.curriculum.updates * config.micro_batches_per_update
-            plans[name] = plan
+                is_short = own.get("is_short", partial(short_utterances, dataset, config.curriculum.share))
+                num_short = config.curriculum.updates * config.micro_batches_per_update
+            batching = config.max_batch_seconds, config.seed, own.get("repetitions", rates)
+            plans[name] = BatchPlan(durations, *batching, own, is_short, num_short)
     return plans
 
 
