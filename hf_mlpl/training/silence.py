@@ -25,7 +25,8 @@ FEWEST_UPDATES = 100  # of a run that may end with an error: no model speaks aft
 NUM_PROBES = 32  # training utterances that are transcribed where there is no dev set
 REMEDY = (
     "train longer (max_updates), raise learning_rate or warmup_updates, take larger batches (max_batch_seconds, "
-    "micro_batches_per_update) or more labelled speech, and see whether the texts are those of the recordings"
+    "micro_batches_per_update), short utterances first (curriculum={}) or more labelled speech, and see whether the "
+    "texts are those of the recordings"
 )
 
 
