@@ -18,8 +18,8 @@ A language model of the training texts may make better labels (docs/decoding.md 
 
 The labels of each language are then found by beam search with lm/LANGUAGE.arpa, and their `source` names the language
 models and the settings: labels of others need another folder. The labels of a weak teacher lack letters, and with a
-language model they lack more, until each blank costs something: --blank-penalty, 0 to 4, is as large as it can be
-without labels that are longer than the teacher expects, on three minutes of the speech, unless you name it.
+language model they lack more, until each blank costs something: --blank-penalty is the one of 0 to 4 with which the
+labels of three minutes of the speech are nearly as long as the teacher expects, unless you name it.
 
 A teacher that has heard few people makes fewer mistakes if other people sound more like them. With the speech that it
 has learned, --labelled data/train.parquet, it labels ten minutes in four ways: as the speech is; with the spectrum of
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "that of the labels begun in --output, else bfloat16 on a GPU that has it and float32 elsewhere",
     )
-    add_search_arguments(parser, default_penalty="the largest with which labels are not longer than expected")
+    add_search_arguments(parser, default_penalty="the one whose labels are nearly as long as expected")
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_push_arguments(parser)
 

@@ -3,7 +3,7 @@
 The likeliest text of a weak teacher is too short: where it is unsure of a letter, the blank is likelier than each
 letter. A language model, which prefers short texts, leaves out more of them. How many letters there are in all is less
 doubtful: the posteriors expect nearly as many as people have written, though they do not say where. Labels of a sample
-are made with larger and larger penalties, as long as they do not have more letters than that. It takes no reference.
+are made with larger and larger penalties until they have so many letters. It takes no reference.
 """
 
 from __future__ import annotations
@@ -99,14 +99,17 @@ def length_ratios(
         letters = sum(each.length_ratio * each.expected_labels for each in labels)
         expected = sum(each.expected_labels for each in labels)
         ratios[penalty] = letters / expected if expected else 1.0
-        if chosen_penalty(ratios) != penalty:
+        if ratios[penalty] > 1 or chosen_penalty(ratios) != penalty:
             break
     return ratios
 
 
 def chosen_penalty(ratios: dict[float, float]) -> float:
-    """Returns the last penalty, or the one before it where the last one makes too many letters, or hardly more."""
+    """Returns which of the last two penalties makes the number of letters that is expected, or the nearest to it.
+
+    It is the one before the last where the last one makes hardly more letters.
+    """
     *others, last = ratios
-    if others and (ratios[last] > 1 or ratios[last] - ratios[others[-1]] < LEAST_GAIN):
+    if others and ratios[last] - ratios[others[-1]] < LEAST_GAIN:
         return others[-1]
-    return last
+    return min([*others[-1:], last], key=lambda penalty: abs(ratios[penalty] - 1))
