@@ -22,7 +22,7 @@ from hf_mlpl.training_config import load_config
 
 from ..commands import run_command
 from ..ranks import Death, run_on_two
-from ..two_processes import slimipl_overrides
+from ..two_processes import OVERRIDES, slimipl_overrides
 from .test_loop import assert_equal_bits, rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -179,7 +179,7 @@ def test_no_collective_waits_for_a_save_an_evaluation_or_the_model(tone_data, tw
     """Each takes longer than the timeout of the process group, and the second save waits for the first one."""
     slow = {"training.checkpoints": {"write_manifest": slow_manifest}, "evaluation.scoring": {"DropFile": SlowShare}}
     slow |= {"training.saved_model": {"write_weights": slow_weights}, "main_process": {"TIMEOUT": SHORT}}
-    command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "max_updates=8", "save_every=3"]
-    ended = run_on_two(tmp_path, *command, "micro_batches_per_update=3", "eval_every=8", **slow)
+    command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", *OVERRIDES, "save_every=3"]
+    ended = run_on_two(tmp_path, *command, **slow)
     assert [status for status, _ in ended] == [0, 0], ended
     assert_equal_bits(tmp_path / "run", two_processes / "run")
