@@ -109,9 +109,8 @@ def pseudo_label(
     summary = complete_summary(output_dir, job)
     if summary and not summary["errors"]:
         return summary
-    transcribe = transcriber(
-        model, processor, dataset, search, heard
-    )  # before the folder is begun: it checks the languages
+    # Before the folder is begun, because it checks the languages
+    transcribe = transcriber(model, processor, dataset, search, heard)
     if (output_dir / LOCK).exists():
         with claimed(output_dir):
             pass

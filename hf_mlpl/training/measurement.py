@@ -68,8 +68,12 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     """
     set_seed(config.seed)
     waveform_augment = config.waveform_augment and dataclasses.replace(config.waveform_augment, start_update=0)
-    config = dataclasses.replace(config, max_updates=WARM_UP + UPDATES, waveform_augment=waveform_augment)
-    config = dataclasses.replace(config, curriculum=None)  # which has batches of other lengths
+    config = dataclasses.replace(
+        config,
+        max_updates=WARM_UP + UPDATES,
+        waveform_augment=waveform_augment,
+        curriculum=None,  # which has utterances of other lengths
+    )
     train_set = read_utterances(config.train, [config.language] if config.language else None)
     model, processor = build_model(config, train_set)
     ctc = ctc_interface(model.config, processor)
