@@ -62,7 +62,6 @@ from .inference import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,12 +126,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     options.output = output_path(options.output)
     check_search(options, parser)
+    _check_labelled(options)
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     options.dtype = options.dtype or _default_dtype(options.output)
     accelerator, dataset, model, processor, revision = start_inference(options)
     batching, search, heard = (options.batch_seconds, options.num_workers), None, None
-    if labelled := _labelled(options, model, languages_in(dataset)):
-        job = processor, dataset, labelled, options.output, revision
+    if options.labelled and len(dataset):
+        job = processor, dataset, _read_labelled(options, languages_in(dataset)), options.output, revision
         heard = with_chosen_hearing(accelerator, model, *job, options.batch_seconds)
     if options.lm is not None:
         from ..inference.label_search import load_search  # of an extra
@@ -166,21 +166,21 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             )
 
 
-def _labelled(options: argparse.Namespace, model: PreTrainedModel, languages: Sequence[str]) -> Dataset | None:
-    """Reads the speech of `--labelled` in some languages; None without the option.
+def _check_labelled(options: argparse.Namespace) -> None:
+    """Refuses `--labelled` for a model that generates text, before it is loaded, which may take minutes."""
+    from ..ctc_models.loading import read_config
+    from ..inference.generation import generates
 
-    Raises:
-        ValueError: for a model that generates text, and for speech without transcripts in these languages.
-    """
+    if options.labelled and generates(read_config(options.model)):
+        raise ValueError(f"{options.model}: --labelled is for CTC models; this one is used without it")
+
+
+def _read_labelled(options: argparse.Namespace, languages: Sequence[str]) -> Dataset:
+    """Reads the speech of `--labelled` in some languages; raises a ValueError if it has no transcript."""
     from ..data.rows import blocks
     from ..data.utterances import read_utterances
-    from ..inference.generation import generates
     from ..storage import shown
 
-    if options.labelled is None:
-        return None
-    if generates(model.config):
-        raise ValueError(f"{options.model}: --labelled is for CTC models; this one is used without it")
     labelled = read_utterances(options.labelled, languages)
     if not any(block["text"].null_count < len(block) for block in blocks(labelled, ["text"])):
         raise ValueError(

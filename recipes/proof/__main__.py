@@ -136,7 +136,7 @@ def add_options(
 
 
 def add_length(parser: argparse.ArgumentParser, name: str, kind, default: float | None, text: str) -> None:
-    shown = f"; default: {default}" if default else ""
+    shown = "" if default is None else f"; default: {default}"
     value = _env(name) or default
     parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, metavar="N", help=f"{text}{shown}")
 

@@ -132,6 +132,11 @@ def test_speech_that_cannot_choose(tone_data, tone_run, hummed, tmp_path, error_
     unlabelled = ["--labelled", hummed]
     line = error_of("pseudo_label.py", "--model", tone_run / "model", *job, *unlabelled)
     assert line.startswith(f"--labelled {hummed}: has no transcript in sv-SE; give the speech")
+    rows = read_utterances([hummed]).to_list()
+    write_utterances(rows[:0], tmp_path / "none.parquet")
+    nothing = ["--data", tmp_path / "none.parquet", "--labelled", tone_data / "train.parquet"]
+    line = error_of("pseudo_label.py", "--model", tone_run / "model", *nothing, "--output", tmp_path / "nothing")
+    assert line == f"{tmp_path / 'none.parquet'}: no utterances to label"
     make_whisper(tmp_path / "whisper")
     line = error_of("pseudo_label.py", "--model", tmp_path / "whisper", *job, *unlabelled)
     assert line == f"{tmp_path / 'whisper'}: --labelled is for CTC models; this one is used without it"
